@@ -1,0 +1,81 @@
+"""Which city is this, and which streets gave it away: geospatial DL-SLICER.
+
+Names are loaded when they are first used, so that ``import dlslicer_geo`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+_DOORS = {
+    "scan": "scenes", "cut": "chips", "split": "splits", "verify": "splits",
+    "ChipDataModule": "data", "ChipDataset": "data", "ChipSampler": "data", "SceneDataset": "data",
+    "CityClassifier": "model", "load": "model", "fit": "pipeline", "apply": "pipeline", "run": "pipeline",
+    "predict": "predict", "read_predictions": "predict", "score": "scores", "explain": "relevance",
+    "write_predictions": "layers", "write_saliency": "layers", "similar": "similarity", "webmap": "webmap",
+    "ChipGrid": "types", "SplitRule": "types", "Scene": "types", "Predictions": "types", "Saliency": "types",
+    "Layer": "types", "Report": "types", "DlslicerError": "errors",
+}  # fmt: skip
+
+__all__ = sorted([*_DOORS, "__version__"])
+
+if TYPE_CHECKING:
+    from dlslicer_geo.chips import cut as cut
+    from dlslicer_geo.data import ChipDataModule as ChipDataModule
+    from dlslicer_geo.data import ChipDataset as ChipDataset
+    from dlslicer_geo.data import ChipSampler as ChipSampler
+    from dlslicer_geo.data import SceneDataset as SceneDataset
+    from dlslicer_geo.errors import DlslicerError as DlslicerError
+    from dlslicer_geo.layers import write_predictions as write_predictions
+    from dlslicer_geo.layers import write_saliency as write_saliency
+    from dlslicer_geo.model import CityClassifier as CityClassifier
+    from dlslicer_geo.model import load as load
+    from dlslicer_geo.pipeline import apply as apply
+    from dlslicer_geo.pipeline import fit as fit
+    from dlslicer_geo.pipeline import run as run
+    from dlslicer_geo.predict import predict as predict
+    from dlslicer_geo.predict import read_predictions as read_predictions
+    from dlslicer_geo.relevance import explain as explain
+    from dlslicer_geo.scenes import scan as scan
+    from dlslicer_geo.scores import score as score
+    from dlslicer_geo.similarity import similar as similar
+    from dlslicer_geo.splits import split as split
+    from dlslicer_geo.splits import verify as verify
+    from dlslicer_geo.types import ChipGrid as ChipGrid
+    from dlslicer_geo.types import Layer as Layer
+    from dlslicer_geo.types import Predictions as Predictions
+    from dlslicer_geo.types import Report as Report
+    from dlslicer_geo.types import Saliency as Saliency
+    from dlslicer_geo.types import Scene as Scene
+    from dlslicer_geo.types import SplitRule as SplitRule
+    from dlslicer_geo.webmap import webmap as webmap
+
+
+def __getattr__(name: str) -> Any:
+    """Load the room a public name lives in (PEP 562)."""
+    if name not in _DOORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_DOORS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+class _Package(ModuleType):
+    """Keeps ``dl.predict`` and ``dl.webmap`` the functions, although rooms of the same names get imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _DOORS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return list(__all__)

@@ -1,0 +1,200 @@
+"""Predictions and the chip table in, a GeoPackage of chips and COGs of city and confidence per area out.
+
+An area is a scene of at least four chips, or the smaller scenes of one city, date and UTM zone together; a small
+scene of an unknown city stays alone. Everything derives from the chip table: no image is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import Transformer
+from scipy import sparse
+
+from dlslicer_geo import files
+from dlslicer_geo.errors import LayerError
+from dlslicer_geo.layers import styles, vectors
+from dlslicer_geo.layers.rasters import Raster, file_name, write_cog
+from dlslicer_geo.types import Layer, Predictions, Progress, quiet
+
+log = logging.getLogger(__name__)
+
+NODATA = 255
+"""Value of cells without a city; so at most 255 cities can be drawn."""
+
+OWN_AREA = 4
+"""A scene of this many chips is an area of its own."""
+
+CAVEAT = "The probabilities are shared out among the listed cities only: a place elsewhere still gets one of them."
+
+
+def write_predictions(
+    found: Predictions,
+    chips: gpd.GeoDataFrame,
+    out: str | Path,
+    *,
+    provenance: Mapping[str, str] | None = None,
+    progress: Progress = quiet,
+) -> list[Layer]:
+    """Write ``out/predictions.gpkg``, ``out/city/<area>.tif`` and ``out/confidence/<area>.tif``.
+
+    The GeoPackage has one layer ``predictions`` (columns: :func:`vectors.prediction_table`) that QGIS opens coloured.
+    The rasters are COGs in the area's UTM zone with a cell of one stride, the natural resolution of a prediction; a
+    cell averages the probabilities of the chips that cover its centre. ``city`` is uint8 with a palette,
+    ``confidence`` float32, the averaged probability of that city.
+
+    Args:
+        found: what a model said about chips.
+        chips: the chip table; chips that were not predicted are left out.
+        out: the folder for GIS files.
+        provenance: names and values for the metadata of every file under ``dlslicer_geo``.
+        progress: shows how far it is.
+
+    Returns:
+        the chips, then city and confidence of every area in the order of their names.
+
+    Raises:
+        LayerError: if a predicted chip is not in the table, nothing was predicted, or there are more than 255 cities.
+    """
+    chips, found = _join(found, chips)
+    folder, origin = Path(out), dict(provenance or {})
+    table = vectors.prediction_table(chips, found.cities, found.probabilities, found.truth)
+    path = vectors.write_geopackage(table, folder / "predictions.gpkg", found.cities, origin)
+    layers = [Layer(kind="chips", path=path, title="Predicted city", cities=found.cities, note=CAVEAT)]
+    areas = _areas(chips)
+    for name, (epsg, at) in progress(areas.items(), total=len(areas), label="areas"):
+        area = _average(chips.iloc[at], found.probabilities[at], epsg)
+        group = found.truth[at[0]] or str(chips["site"].iloc[at[0]])
+        layers += _write_area(area, found.cities, folder, file_name(name), group, origin)
+    log.info("wrote %d chips and %d areas", len(chips), len(areas))
+    return layers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Area:
+    """Averaged predictions on the stride cells of one area."""
+
+    city: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+    epsg: int
+    transform: Affine
+
+
+def _join(found: Predictions, chips: gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame, Predictions]:
+    """Both in the order of the chip ids, row by row."""
+    if not 0 < len(found.cities) <= NODATA:
+        raise LayerError(f"a city raster holds at most {NODATA} cities, not {len(found.cities)}: merge some classes")
+    if not len(found):
+        raise LayerError("there are no predictions to write: predict some chips first")
+    order = np.argsort(found.chip_id, kind="stable")
+    at = pd.Index(chips["chip_id"]).get_indexer(pd.Index(found.chip_id[order]))
+    if (at < 0).any():
+        raise LayerError(
+            f"{int((at < 0).sum())} of {len(found)} predicted chips are not in the chip table: "
+            "give the table that was predicted"
+        )
+    sorted_found = Predictions(
+        cities=found.cities,
+        chip_id=found.chip_id[order],
+        scene_id=tuple(found.scene_id[i] for i in order),
+        truth=tuple(found.truth[i] for i in order),
+        probabilities=found.probabilities[order],
+    )
+    return chips.iloc[at].reset_index(drop=True), sorted_found
+
+
+def _areas(chips: gpd.GeoDataFrame) -> dict[str, tuple[int, NDArray[np.int64]]]:
+    """Name → EPSG code of the UTM zone and positions of the chips, sorted by name."""
+    middle = pd.DataFrame(
+        shapely.get_coordinates(shapely.centroid(chips.geometry.to_numpy())), columns=["lon", "lat"]
+    )
+    scene = middle.groupby(chips["scene_id"].to_numpy()).agg(
+        lon=("lon", "mean"), lat=("lat", "mean"), n=("lon", "size")
+    )
+    first = chips.drop_duplicates("scene_id").set_index("scene_id").loc[scene.index]
+    scene["epsg"] = np.where(scene["lat"] >= 0, 32601, 32701) + ((scene["lon"] + 180) // 6 % 60).astype(int)
+    own = (scene["n"] >= OWN_AREA) | first["city"].isna()
+    together = first["city"].astype(str) + "_" + first["acquired"].fillna("undated") + "_" + scene["epsg"].astype(str)
+    scene["area"] = np.where(own, scene.index.astype(str), together)
+    area = chips["scene_id"].map(scene["area"]).to_numpy(str)
+    epsg = chips["scene_id"].map(scene["epsg"]).to_numpy(np.int64)
+    names, first_at, number = np.unique(area, return_index=True, return_inverse=True)
+    members = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    return {str(name): (int(epsg[at]), rows) for name, at, rows in zip(names, first_at, members, strict=True)}
+
+
+def _average(chips: gpd.GeoDataFrame, probabilities: NDArray[np.float32], epsg: int) -> _Area:
+    """Average the probabilities of the chips over each cell centre."""
+    outlines = shapely.transform(chips.geometry.to_numpy(), _to_utm(epsg), interleaved=False)
+    # micrometres: the way through degrees must not shift cells that coincide with those of the scene
+    cell = float(np.round(np.median(_metres_per_pixel(outlines, chips) * chips["stride"]), 6))
+    left, bottom, right, top = np.round(shapely.total_bounds(outlines), 6)
+    cols, rows = (int(np.ceil(length / cell - 1e-6)) for length in (right - left, top - bottom))
+    transform = Affine(cell, 0, left, 0, -cell, top)
+    number, chip = _covered(outlines, transform, (rows, cols))
+    cells, place = np.unique(number, return_inverse=True)
+    members = sparse.csr_array((np.ones(len(chip)), (place, chip)), shape=(len(cells), len(chips)))
+    mean = (members @ probabilities.astype(np.float64)) / np.bincount(place)[:, None]
+    city = np.full(rows * cols, NODATA, np.uint8)
+    confidence = np.full(rows * cols, np.nan, np.float32)
+    city[cells], confidence[cells] = mean.argmax(axis=1), mean.max(axis=1)
+    shape = rows, cols
+    return _Area(city=city.reshape(shape), confidence=confidence.reshape(shape), epsg=epsg, transform=transform)
+
+
+@cache
+def _to_utm(epsg: int) -> Any:
+    return Transformer.from_crs(4326, epsg, always_xy=True).transform
+
+
+def _metres_per_pixel(outlines: NDArray[np.object_], chips: gpd.GeoDataFrame) -> NDArray[np.float64]:
+    edges = 2 * (chips["height"].to_numpy() + chips["width"].to_numpy())
+    return np.asarray(shapely.length(outlines) / edges)
+
+
+def _covered(
+    outlines: NDArray[np.object_], transform: Affine, shape: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of a cell (row-major number) and a chip that covers its centre."""
+    rows, cols = shape
+    cell, left, top = transform.a, transform.c, transform.f
+    west, south, east, north = shapely.bounds(outlines).T
+    first_col, first_row = ((west - left) // cell).astype(int), ((top - north) // cell).astype(int)
+    reach_col, reach_row = (int(np.ceil(length.max() / cell)) + 2 for length in (east - west, north - south))
+    row = first_row[:, None, None] + np.arange(reach_row)[:, None] + np.zeros(reach_col, int)
+    col = first_col[:, None, None] + np.zeros((reach_row, 1), int) + np.arange(reach_col)
+    chip = np.broadcast_to(np.arange(len(outlines))[:, None, None], row.shape)
+    # a centre on the edge of two chips belongs to the one that begins there
+    x, y = left + (col + 0.5 + 1e-6) * cell, top - (row + 0.5 + 1e-6) * cell
+    shapely.prepare(outlines)
+    inside = shapely.contains_xy(outlines[chip], x, y) & (row >= 0) & (row < rows) & (col >= 0) & (col < cols)
+    return (row * cols + col)[inside], chip[inside]
+
+
+def _write_area(
+    area: _Area, cities: tuple[str, ...], folder: Path, name: str, group: str, provenance: Mapping[str, str]
+) -> list[Layer]:
+    tags = {"CITIES": " ".join(cities), files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
+    grid: dict[str, Any] = {"crs": f"EPSG:{area.epsg}", "transform": area.transform}
+    city = Raster(values=area.city[None], nodata=NODATA, names=["predicted city"], tags=tags, cities=cities, **grid)
+    sure = Raster(values=area.confidence[None], nodata=float("nan"), names=["confidence"], tags=tags, **grid)
+    city_path, sure_path = folder / "city" / f"{name}.tif", folder / "confidence" / f"{name}.tif"
+    write_cog(city_path, city, qml=styles.palette_qml(cities))
+    write_cog(sure_path, sure, qml=styles.ramp_qml(styles.sequential()))
+    note = "Averaged over the chips that cover a cell of one stride."
+    return [
+        Layer(kind="city", path=city_path, title=f"{name}: city", group=group, cities=cities, note=note),
+        Layer(kind="confidence", path=sure_path, title=f"{name}: confidence", group=group, limits=(0, 1), note=note),
+    ]

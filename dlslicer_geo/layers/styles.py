@@ -1,0 +1,135 @@
+"""Cities and limits in, colours and QGIS styles (QML text) out.
+
+A style is the part of a QML document that QGIS needs to draw a layer as it is meant; QGIS fills in the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from xml.etree import ElementTree as ET
+
+_COLOURS = """
+    #e69f00 #56b4e9 #009e73 #f0e442 #0072b2 #d55e00 #cc79a7 #5d3a9b #880000 #66ffff #5588ff #44ddaa #775566 #662255
+    #bb2211 #66ffaa #44ddff #77bb77 #cccc66 #33cccc #5599dd #886655 #664477 #4466dd #660077 #664444 #886688 #446622
+    #dd6666 #00eedd #0088cc #ee7733 #6644bb #662233 #775588 #ffdd88 #ee88aa #11ccff #cc3344 #aa44aa #eebb00 #00aaff
+    #66eebb #33aacc #77aa88
+    """
+
+PALETTE: tuple[str, ...] = tuple(_COLOURS.split())
+"""45 colours. The first seven are Okabe and Ito's (Color Universal Design, 2008); each later one was taken as far as
+possible, in OKLab and for normal, deuteranope and protanope vision alike, from all those before it."""
+
+POSITIVE = ("#fddbc7", "#f4a582", "#d6604d", "#b2182b")
+"""What speaks for a city, weak to strong (ColorBrewer RdBu, safe for the colour-blind)."""
+
+NEGATIVE = ("#d1e5f0", "#92c5de", "#4393c3", "#2166ac")
+"""What speaks against it, weak to strong."""
+
+CONFIDENCE = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
+"""Low to high confidence (ColorBrewer Blues)."""
+
+
+class Stop(NamedTuple):
+    """One colour of a ramp: from this value on, this colour and opacity (0 to 255)."""
+
+    value: float
+    colour: str
+    alpha: int
+
+
+def city_colour(index: int) -> str:
+    """The colour ``#rrggbb`` of a city by its place in the list of cities; after 45 the colours come again."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """The three bytes of ``#rrggbb``."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def diverging(limit: float) -> list[Stop]:
+    """A ramp from ``-limit`` to ``limit`` whose opacity grows with the distance from 0."""
+    colours = [*reversed(NEGATIVE), "#f7f7f7", *POSITIVE]
+    steps = range(-len(NEGATIVE), len(POSITIVE) + 1)
+    return [
+        Stop(limit * step / len(POSITIVE), colour, round(255 * abs(step) / len(POSITIVE)))
+        for step, colour in zip(steps, colours, strict=True)
+    ]
+
+
+def sequential() -> list[Stop]:
+    """The ramp of a confidence, 0 to 1, opaque."""
+    return [Stop(i / (len(CONFIDENCE) - 1), colour, 255) for i, colour in enumerate(CONFIDENCE)]
+
+
+def chips_qml(cities: Sequence[str]) -> str:
+    """QML of chips filled by the column ``city``: one category, legend entry and symbol per city."""
+    document = ET.Element("qgis", version="3.34", styleCategories="Symbology")
+    renderer = ET.SubElement(
+        document, "renderer-v2", type="categorizedSymbol", attr="city", symbollevels="0", forceraster="0"
+    )
+    categories = ET.SubElement(renderer, "categories")
+    symbols = ET.SubElement(renderer, "symbols")
+    for index, city in enumerate(cities):
+        entry = {"render": "true", "symbol": str(index), "value": city, "label": city, "type": "string"}
+        ET.SubElement(categories, "category", entry)
+        _add_fill(symbols, str(index), rgb(city_colour(index)))
+    ET.SubElement(document, "legend", type="default-vector", showLabelLegend="0")
+    return _text(document)
+
+
+def palette_qml(cities: Sequence[str]) -> str:
+    """QML of a raster of city numbers."""
+    document, renderer = _raster("paletted")
+    palette = ET.SubElement(renderer, "colorPalette")
+    for index, city in enumerate(cities):
+        entry = {"value": str(index), "color": city_colour(index), "alpha": "255", "label": city}
+        ET.SubElement(palette, "paletteEntry", entry)
+    return _text(document)
+
+
+def ramp_qml(stops: Sequence[Stop], *, band: int = 1) -> str:
+    """QML of a raster of numbers drawn by linear interpolation between the stops, clamped at both ends."""
+    low, high = f"{stops[0].value:.9g}", f"{stops[-1].value:.9g}"
+    document, renderer = _raster("singlebandpseudocolor", band=band)
+    renderer.set("classificationMin", low)
+    renderer.set("classificationMax", high)
+    shader = ET.SubElement(ET.SubElement(renderer, "rastershader"), "colorrampshader")
+    attributes = {"colorRampType": "INTERPOLATED", "classificationMode": "1", "clip": "0"}
+    shader.attrib.update(attributes | {"minimumValue": low, "maximumValue": high})
+    for stop in stops:
+        entry = {"value": f"{stop.value:.9g}", "color": stop.colour, "alpha": str(stop.alpha)}
+        ET.SubElement(shader, "item", entry | {"label": f"{stop.value:.3g}"})
+    return _text(document)
+
+
+def _raster(kind: str, *, band: int = 1) -> tuple[ET.Element, ET.Element]:
+    document = ET.Element("qgis", version="3.34", styleCategories="Symbology")
+    attributes = {"type": kind, "band": str(band), "opacity": "1", "alphaBand": "-1", "nodataColor": ""}
+    renderer = ET.SubElement(ET.SubElement(document, "pipe"), "rasterrenderer", attributes)
+    ET.SubElement(renderer, "rasterTransparency")
+    return document, renderer
+
+
+def _add_fill(symbols: ET.Element, name: str, colour: tuple[int, int, int]) -> None:
+    symbol = ET.SubElement(symbols, "symbol", type="fill", name=name, alpha="1", clip_to_extent="1")
+    layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "pass": "0", "locked": "0"})
+    options = ET.SubElement(layer, "Option", type="Map")
+    red, green, blue = colour
+    values = {
+        "color": f"{red},{green},{blue},140",
+        "style": "solid",
+        "outline_color": f"{red},{green},{blue},255",
+        "outline_style": "solid",
+        "outline_width": "0.4",
+        "outline_width_unit": "MM",
+    }
+    for key, value in values.items():
+        ET.SubElement(options, "Option", name=key, type="QString", value=value)
+
+
+def _text(document: ET.Element) -> str:
+    ET.indent(document)
+    heading = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+    return heading + ET.tostring(document, encoding="unicode") + "\n"

@@ -1,0 +1,128 @@
+"""Chips with their probabilities in, one styled GeoPackage out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyogrio  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from dlslicer_geo import files
+from dlslicer_geo.layers import styles
+
+LAYER = "predictions"
+"""Name of the layer in the GeoPackage."""
+
+FIXED_DATE = "2000-01-01T00:00:00Z"
+"""What stands for the time of writing: the same table must give the same bytes."""
+
+CHIP_COLUMNS = ["scene_id", "site", "acquired", "row", "col", "height", "width", "stride", "split"]
+
+
+def prediction_table(
+    chips: gpd.GeoDataFrame, cities: Sequence[str], probabilities: NDArray[np.float32], truth: Sequence[str | None]
+) -> gpd.GeoDataFrame:
+    """One row per chip with what the model said about it.
+
+    Args:
+        chips: n rows of the chip table.
+        cities: c city codes.
+        probabilities: (n, c), rows sum to 1.
+        truth: n city codes, None where unknown.
+
+    Returns:
+        ``chip_id scene_id site acquired row col height width stride split truth city confidence margin entropy top5
+        colour prob_<code>`` and the chips' geometry. ``margin`` is the lead over the second city, ``entropy`` in
+        units of the entropy of not knowing anything (0 to 1), ``colour`` that of the predicted city.
+    """
+    values = probabilities.astype(np.float64)
+    order = np.argsort(-values, axis=1, kind="stable")[:, :5]
+    best = np.take_along_axis(values, order, axis=1)
+    codes = np.array(cities, object)
+    columns: dict[str, Any] = {"chip_id": chips["chip_id"].to_numpy()}
+    columns |= {name: chips[name].to_numpy() for name in CHIP_COLUMNS}
+    columns |= {
+        "truth": np.array(truth, object),
+        "city": codes[order[:, 0]],
+        "confidence": best[:, 0],
+        "margin": best[:, 0] - (best[:, 1] if len(cities) > 1 else 0),
+        "entropy": _entropy(values),
+        "top5": _top(codes[order], best),
+        "colour": np.array([styles.city_colour(i) for i in range(len(cities))], object)[order[:, 0]],
+    }
+    columns |= {f"prob_{code}": values[:, i] for i, code in enumerate(cities)}
+    return gpd.GeoDataFrame(columns, geometry=chips.geometry.to_numpy(), crs=chips.crs)
+
+
+def write_geopackage(
+    table: gpd.GeoDataFrame, path: Path, cities: Sequence[str], provenance: Mapping[str, str]
+) -> Path:
+    """Write the table and its style as an atomic, byte-reproducible GeoPackage.
+
+    Args:
+        table: as :func:`prediction_table` makes it.
+        path: ends in ``.gpkg``.
+        cities: categories of the legend, in the order of the palette.
+        provenance: goes to the metadata of the file under ``dlslicer_geo``.
+    """
+    metadata = {files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
+    with files.atomic(path) as temporary, _fixed_date():
+        temporary.unlink(missing_ok=True)
+        pyogrio.write_dataframe(
+            table, temporary, layer=LAYER, driver="GPKG", geometry_type="Polygon", dataset_metadata=metadata
+        )
+        pyogrio.write_dataframe(_style_row(cities), temporary, layer="layer_styles", driver="GPKG")
+    return path
+
+
+@contextmanager
+def _fixed_date() -> Iterator[None]:
+    """GeoPackages hold the time of writing; GDAL takes it from this option of the process when it is set."""
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": FIXED_DATE})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+
+
+def _style_row(cities: Sequence[str]) -> pd.DataFrame:
+    """The one row of the table in which QGIS looks for the style of a layer."""
+    row = {
+        "f_table_catalog": "",
+        "f_table_schema": "",
+        "f_table_name": LAYER,
+        "f_geometry_column": "geom",
+        "styleName": LAYER,
+        "styleQML": styles.chips_qml(cities),
+        "styleSLD": "",
+        "useAsDefault": True,
+        "description": "predicted city",
+        "owner": "",
+        "ui": None,
+        "update_time": FIXED_DATE,
+    }
+    return pd.DataFrame([row])
+
+
+def _entropy(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    if values.shape[1] < 2:
+        return np.zeros(len(values))
+    logs = np.log(np.where(values > 0, values, 1))
+    return np.asarray(np.clip(-(values * logs).sum(axis=1) / np.log(values.shape[1]), 0, 1))
+
+
+def _top(codes: NDArray[np.object_], shares: NDArray[np.float64]) -> NDArray[np.object_]:
+    """``chico 0.61; riverside 0.20; …`` for every row, built column by column."""
+    text = pd.Series([""] * len(codes), dtype=object)
+    for rank in range(codes.shape[1]):
+        share = pd.Series(shares[:, rank]).map("{:.2f}".format)
+        text = text + ("; " if rank else "") + codes[:, rank] + " " + share
+    return text.to_numpy(object)

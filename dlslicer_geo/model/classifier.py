@@ -1,0 +1,201 @@
+"""City codes and the name of a timm network in, a TorchGeo classification task out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dlslicer_geo.errors import ModelError
+from dlslicer_geo.model import weights as weight_files
+from dlslicer_geo.model.hush import lightning_quiet
+
+try:  # TorchGeo 0.10 renamed the task; 0.8 is what Python 3.11 gets
+    from torchgeo.tasks import Classification as ClassificationTask
+except ImportError:
+    from torchgeo.trainers import ClassificationTask
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation for networks whose own are not published."""
+
+
+class CityClassifier(ClassificationTask):
+    """Which city a chip comes from: a TorchGeo classification task over any timm network.
+
+    The classifier takes chips as they are read (uint8, any size) and brings them to the network's size and scale
+    itself, so that a checkpoint says all that is needed to use it.
+
+    Args:
+        model: name of a timm network.
+        cities: city codes in the order of the outputs.
+        weights: True (timm's, from the hub), ``packaged`` (from an installed package), the name of TorchGeo weights,
+            a file (``.safetensors``, or ``.pt``/``.pth``/``.ckpt`` loaded without running code), False for random.
+        freeze_backbone: train only the head; ``fit`` then runs the network once per chip and view.
+        input_size: edge in pixels of what the network sees.
+        lr: learning rate.
+        weight_decay: weight decay.
+        optimizer: ``adamw`` or ``adam``.
+        schedule: ``cosine`` over all epochs, ``plateau`` (TorchGeo's), or ``none``.
+        patience: epochs without a better val_loss before ``plateau`` lowers the rate.
+        chip: size and stride in pixels and edge in metres of the chips the model is trained on.
+
+    Raises:
+        ModelError: if the network or the weights cannot be had.
+    """
+
+    model: Any
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: str = "resnet50",
+        *,
+        cities: Sequence[str],
+        weights: bool | str = False,
+        freeze_backbone: bool = False,
+        input_size: int = 224,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        optimizer: Literal["adamw", "adam"] = "adamw",
+        schedule: Literal["cosine", "plateau", "none"] = "cosine",
+        patience: int = 10,
+        chip: Mapping[str, float | None] | None = None,
+    ) -> None:
+        cities, chip = list(cities), dict(chip or {})
+        super().__init__(
+            model=model,
+            weights=weights,
+            num_classes=len(cities),
+            lr=lr,
+            patience=patience,
+            freeze_backbone=freeze_backbone,
+        )
+        mean, std = _normalisation(model)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def cities(self) -> tuple[str, ...]:
+        """City codes in the order of the outputs."""
+        return tuple(self.hparams["cities"])
+
+    @property
+    def frozen(self) -> bool:
+        """Whether only the head is trained."""
+        return bool(self.hparams["freeze_backbone"])
+
+    def configure_models(self) -> None:
+        """Build the network, load its weights, freeze what is not to be trained."""
+        name = self.hparams["model"]
+        if not timm.is_model(name):
+            raise ModelError(f"model.name is {name!r}: give one of timm's names, for instance resnet50")
+        self.model = weight_files.network(name, self.weights, self.hparams["num_classes"])
+        if self.frozen:
+            self.model.requires_grad_(False)
+            self.head.requires_grad_(True)
+
+    @property
+    def head(self) -> nn.Module:
+        """The last linear layer."""
+        return self.model.get_classifier()  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> CityClassifier:
+        """Switch to training; a frozen backbone keeps its batch-norm statistics."""
+        super().train(mode)
+        if mode and self.frozen:
+            self.model.eval()
+        return self
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Chips as the network wants them.
+
+        Args:
+            images: (B, 3, H, W), 0 to 255, uint8 or float.
+
+        Returns:
+            float (B, 3, input_size, input_size), normalised; antialiased bilinear where the size differs.
+        """
+        size = (int(self.hparams["input_size"]),) * 2
+        scaled = images.to(self.mean.dtype) / 255
+        if images.shape[-2:] != size:
+            scaled = functional.interpolate(scaled, size, mode="bilinear", antialias=True)
+        return (scaled - self.mean) / self.std
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Pooled features (B, D) of chips (B, 3, H, W): what the head sees."""
+        features = self.model.forward_features(self.prepare(images))
+        return self.model.forward_head(features, pre_logits=True)  # type: ignore[no-any-return]
+
+    def forward(self, chips: Tensor) -> Tensor:
+        """Logits (B, cities) of chips (B, 3, H, W) 0 to 255, or of their pooled features (B, D)."""
+        return self.head(chips if chips.ndim == 2 else self.embed(chips))  # type: ignore[no-any-return]
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Probabilities float32 (B, cities), embedding float32 (B, D), chip_id and label int64 (B,)."""
+        embedding = self.embed(batch["image"])
+        return {
+            "chip_id": batch["chip_id"],
+            "label": batch["label"],
+            "probabilities": self.head(embedding).float().softmax(dim=1),
+            "embedding": embedding.float(),
+        }
+
+    def infer(self, loader: Any) -> Iterator[dict[str, Tensor]]:
+        """Run :meth:`predict_step` over a loader, wherever Lightning places it; tensors come back on the CPU."""
+        with lightning_quiet():
+            trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+            batches: list[Any] = trainer.predict(self, loader) or []
+            for batch in batches:
+                yield {name: values.cpu() for name, values in batch.items()}
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer and learning-rate schedule of the trainable parameters."""
+        wanted = [p for p in self.parameters() if p.requires_grad]
+        kind = torch.optim.Adam if self.hparams["optimizer"] == "adam" else torch.optim.AdamW
+        optimizer = kind(wanted, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
+        if self.hparams["schedule"] == "none":
+            return optimizer
+        if self.hparams["schedule"] == "cosine":
+            epochs = self.trainer.max_epochs or 1
+            return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)]
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=self.hparams["patience"])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": self.monitor}}
+
+
+def load(path: str | Path) -> CityClassifier:
+    """Read a checkpoint written by :func:`fit`, without running any code that is in it.
+
+    Args:
+        path: a ``.ckpt`` file, or a run folder that holds ``model.ckpt``.
+
+    Raises:
+        ModelError: if the file is absent, is no checkpoint of this package, or holds Python code.
+    """
+    file = Path(path) / "model.ckpt" if Path(path).is_dir() else Path(path)
+    stored = weight_files.read(file)
+    if not isinstance(stored, dict) or "cities" not in stored.get("hyper_parameters", {}):
+        raise ModelError(f"{file} is no checkpoint of dlslicer_geo: give a model.ckpt that `fit` wrote")
+    own = set(inspect.signature(CityClassifier).parameters) - {"weights"}  # the rest are TorchGeo's own
+    known = {k: v for k, v in stored["hyper_parameters"].items() if k in own}
+    model = CityClassifier(**known, weights=False)
+    try:
+        model.load_state_dict(stored["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"{file} does not fit {known['model']} ({str(error).splitlines()[0]}): train again"
+        ) from None
+    model.eval()
+    return model
+
+
+def _normalisation(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    published = timm.get_pretrained_cfg(name)
+    return (published.mean, published.std) if published is not None else IMAGENET

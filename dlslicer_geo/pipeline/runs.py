@@ -1,0 +1,282 @@
+"""A ``Config`` and a run folder in, stations done in order, each skipped when nothing it depends on has changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dlslicer_geo import __version__
+from dlslicer_geo.config import Config, to_dict
+from dlslicer_geo.errors import ConfigError, DlslicerError, TableError
+from dlslicer_geo.files import read_json, read_table, sha256_file, sha256_json, write_json, write_text
+from dlslicer_geo.types import Layer, Progress, quiet
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).parents[1]
+HALL = ("errors.py", "types.py", "files.py")
+VERSIONS = (
+    "torch",
+    "torchvision",
+    "torchgeo",
+    "lightning",
+    "timm",
+    "rasterio",
+    "geopandas",
+    "scikit-learn",
+    "folium",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a station leaves behind.
+
+    Args:
+        files: what it wrote.
+        layers: those of them that belong on a map.
+        notes: what a reader of ``run.json`` must know.
+    """
+
+    files: Sequence[Path]
+    layers: Sequence[Layer] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """One step of a run.
+
+    Args:
+        name: the verb.
+        work: does it.
+        needs: files of the run folder it reads; ``layers`` stands for all that other stations put on the map.
+        sections: sections of the configuration it obeys.
+        rooms: modules whose code it runs, beside the hall.
+    """
+
+    name: str
+    work: Callable[[Run], Done]
+    needs: tuple[str, ...]
+    sections: tuple[str, ...]
+    rooms: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run folder with the configuration that fills it.
+
+    Args:
+        config: what is done.
+        folder: where it goes.
+        model_path: the checkpoint to use; None takes the one that ``fit`` writes here.
+        images: files and folders to scan instead of ``data.root``.
+        progress: shows how far long work is.
+    """
+
+    config: Config
+    folder: Path
+    model_path: Path | None = None
+    images: tuple[Path, ...] = ()
+    progress: Progress = quiet
+    resuming: bool = False
+    station: Station | None = None
+    worked: Sequence[str] = ()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The model file."""
+        return self.model_path or self.folder / "model.ckpt"
+
+    @property
+    def chips_file(self) -> str:
+        """The chip table later stations read: split where a model is trained, as cut where one is applied."""
+        return "chips.parquet" if self.model_path is None else "cut.parquet"
+
+    @cached_property
+    def plain_config(self) -> dict[str, Any]:
+        """The resolved configuration, its paths relative to the run folder so that both can be moved together."""
+        plain = to_dict(self.config)
+        for section, key in (("data", "root"), ("data", "cities")):
+            value = plain[section][key]
+            if value and "://" not in value:
+                plain[section][key] = os.path.relpath(value, self.folder.resolve())
+        return plain
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What every output says about where it comes from."""
+        return {
+            "version": __version__,
+            "config": json.dumps(self.plain_config, sort_keys=True),
+            "config_hash": sha256_json(self.plain_config),
+            "input_hash": sha256_json(self.inputs(self.station)) if self.station else "",
+        }
+
+    def inputs(self, station: Station) -> dict[str, str]:
+        """Hash of every file a station reads; of images their size and date, which cost nothing to know."""
+        found = {} if station.needs else {"images": sha256_json(self._listing())}
+        for need in station.needs:
+            if need == "layers":
+                found[need] = sha256_json(
+                    [(_plain_layer(self.folder, x), sha256_file(x.path)) for x in self.layers()]
+                )
+                continue
+            name = self.chips_file if need == "chips.parquet" else need
+            path = self.checkpoint if name == "model.ckpt" else self.folder / name
+            if not path.exists():
+                raise TableError(f"{path} does not exist: run the station that writes it first, or `run` for all")
+            found[name] = sha256_file(path)
+        return found
+
+    def scenes(self) -> GeoDataFrame:
+        """The scene table, its paths usable from here."""
+        from dlslicer_geo.scenes import COLUMNS
+
+        table = read_table(self.folder / "scenes.parquet", COLUMNS)
+        table["path"] = [p if p.startswith("/vsi") else str((self.folder / p).resolve()) for p in table["path"]]
+        return table
+
+    def chips(self, name: str = "") -> GeoDataFrame:
+        """The chip table."""
+        from dlslicer_geo.chips import COLUMNS
+
+        return read_table(self.folder / (name or self.chips_file), COLUMNS)
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What ``run.json`` knows of a station."""
+        stations: dict[str, dict[str, Any]] = self._state().get("stations", {})
+        return stations.get(name, {})
+
+    def layers(self) -> list[Layer]:
+        """Every layer the stations have written so far."""
+        stations = self._state().get("stations", {})
+        stored = [layer for record in stations.values() for layer in record.get("layers", [])]
+        return [_layer(self.folder, values) for values in stored]
+
+    def note(self, name: str, record: dict[str, Any]) -> None:
+        """Write a station's record to ``run.json``."""
+        state = self._state() | {
+            "version": __version__,
+            "seed": self.config.seed,
+            "device": _device(),
+            "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            "versions": {package: metadata.version(package) for package in VERSIONS},
+            "config": self.plain_config,
+        }
+        state["stations"] = state.get("stations", {}) | {name: record}
+        write_json(self.folder / "run.json", state)
+
+    def _state(self) -> dict[str, Any]:
+        path = self.folder / "run.json"
+        state: dict[str, Any] = read_json(path) if path.exists() else {}
+        return state
+
+    def _listing(self) -> list[tuple[str, int, int]]:
+        roots = self.images or (Path(self.config.data.root),)
+        files = [f for root in roots for f in (sorted(root.rglob("*")) if root.is_dir() else [root])]
+        return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+
+
+def execute(run: Run, stations: Sequence[Station], *, force: bool = False) -> list[str]:
+    """Do stations in order.
+
+    Args:
+        run: the run.
+        stations: what to do, in order.
+        force: do them even where nothing has changed.
+
+    Returns:
+        names of the stations that had work to do.
+
+    Raises:
+        DlslicerError: whatever a station raises; ``run.json`` keeps it, and what is written stays.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    return [station.name for station in stations if _do(run, station, force)]
+
+
+def _do(run: Run, station: Station, force: bool) -> bool:
+    inputs = run.inputs(station)
+    sections = {name: run.plain_config[name] for name in station.sections}
+    key = sha256_json({"sections": sections, "inputs": inputs, "code": _code_hash(station)})
+    before = run.record(station.name)
+    if not force and before.get("key") == key and before["status"] == "done" and _intact(run, before["outputs"]):
+        logger.info("%s: up to date, nothing to do", station.name)
+        return False
+    run.station, run.resuming = station, not force and before.get("key") == key
+    write_text(run.folder / "config.yaml", yaml.safe_dump(run.plain_config, sort_keys=False, allow_unicode=True))
+    run.note(station.name, {"status": "started", "key": key, "inputs": inputs})
+    begin = time.monotonic()
+    try:
+        done = station.work(run)
+    except DlslicerError as error:
+        run.note(station.name, {"status": "failed", "key": key, "inputs": inputs, "error": str(error)})
+        raise
+    seconds = round(time.monotonic() - begin, 2)
+    outputs = {os.path.relpath(path, run.folder): sha256_file(path) for path in done.files}
+    layers = [_plain_layer(run.folder, layer) for layer in done.layers]
+    record = {"status": "done", "seconds": seconds, "key": key, "inputs": inputs, "outputs": outputs}
+    run.note(station.name, record | {"layers": layers} | done.notes)
+    logger.info("%s: done in %.1f s", station.name, seconds)
+    return True
+
+
+def check_paths(config: Config) -> None:
+    """Find out that an input is missing before any work is done.
+
+    Raises:
+        ConfigError: naming the key and the path.
+    """
+    for key, value in (("data.root", config.data.root), ("data.cities", config.data.cities)):
+        if value and "://" not in value and not Path(value).exists():
+            raise ConfigError(f"{key} is {value}, which does not exist: give the path of what is there")
+
+
+def _intact(run: Run, outputs: dict[str, str]) -> bool:
+    return all(
+        (run.folder / name).is_file() and sha256_file(run.folder / name) == sha for name, sha in outputs.items()
+    )
+
+
+def _code_hash(station: Station) -> str:
+    files = [PACKAGE / name for name in HALL]
+    for room in station.rooms:
+        one = PACKAGE / f"{room}.py"
+        files += [one] if one.exists() else sorted((PACKAGE / room).glob("*.py"))
+    return sha256_json([__version__, *(sha256_file(path) for path in files)])
+
+
+def _device() -> str:
+    if "torch" not in sys.modules:
+        return "cpu"
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return f"{found or 'cpu'}, {torch.get_num_threads()} threads"
+
+
+def _plain_layer(folder: Path, layer: Layer) -> dict[str, Any]:
+    return dataclasses.asdict(layer) | {"path": os.path.relpath(layer.path, folder)}
+
+
+def _layer(folder: Path, values: dict[str, Any]) -> Layer:
+    limits = values["limits"] and (float(values["limits"][0]), float(values["limits"][1]))
+    rest = {"path": folder / values["path"], "cities": tuple(values["cities"]), "limits": limits}
+    return Layer(**(values | rest))

@@ -1,0 +1,181 @@
+"""A model and chips in, prediction parts on disk and one ``Predictions`` out; resumes where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dlslicer_geo.errors import TableError
+from dlslicer_geo.files import read_json, sha256_json, write_json, write_table
+from dlslicer_geo.types import Predictions, Progress, quiet
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+"""File beside the parts that says which model and chips they belong to."""
+
+
+def predict(
+    model: Any,
+    data: Any,
+    *,
+    split: str = "test",
+    out: str | Path = "runs/predictions",
+    embedding: bool = False,
+    chips_per_part: int = 2048,
+    provenance: Mapping[str, str] | None = None,
+    progress: Progress = quiet,
+) -> Predictions:
+    """Say for every chip of a split how probable each city is.
+
+    One part holds whole scenes. A part that is on disk and belongs to the same model and chips is kept, so that a
+    killed run goes on; batches never cross parts, so that it ends with the same bytes as an undisturbed one.
+
+    Args:
+        model: a ``CityClassifier``.
+        data: a ``ChipDataModule`` whose cities are the model's.
+        split: ``train``, ``val``, ``test`` or ``all``.
+        out: folder of the parts, ``part-<n>.parquet`` (GeoParquet; columns in ``formats``: chip_id, scene_id, truth,
+            city, confidence, margin, entropy, unknown_score, top5, prob_<code>, embedding).
+        embedding: also keep the pooled features (float32).
+        chips_per_part: chips a part holds at least, except the last.
+        provenance: goes into every part's metadata.
+        progress: shows how far it is.
+
+    Raises:
+        SplitError: if the split has no chip.
+    """
+    folder = Path(out)
+    chip_ids = data.chip_ids(split)
+    parts = _parts(data.chips["scene_id"].to_numpy()[chip_ids], chip_ids, chips_per_part)
+    key = _key(model, data, [split, embedding, chips_per_part, data.batch_size])
+    _start(folder, key, len(parts))
+    for number, part in enumerate(progress(parts, total=len(parts), label=f"predicting {len(chip_ids)} chips")):
+        path = folder / f"part-{number}.parquet"
+        if not path.exists():
+            table = _predict_part(model, data, part, embedding=embedding)
+            write_table(table, path, dict(provenance or {}) | {"predictions_key": key})
+    return read_predictions(folder, embedding=embedding)
+
+
+def read_predictions(folder: str | Path, *, embedding: bool = False) -> Predictions:
+    """Read all parts of a prediction folder.
+
+    Args:
+        folder: where :func:`predict` wrote.
+        embedding: also read the embeddings (None when they were not kept).
+
+    Raises:
+        TableError: if there is no part, or one is missing.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root = Path(folder)
+    manifest = read_json(root / MANIFEST)
+    paths = [root / f"part-{n}.parquet" for n in range(manifest["parts"])]
+    lacking = [path.name for path in paths if not path.exists()]
+    if lacking:
+        raise TableError(
+            f"{root} lacks {len(lacking)} of {len(paths)} parts, such as {lacking[0]}: run predict again"
+        )
+    names = pq.read_schema(paths[0]).names
+    wanted = [n for n in names if n.startswith("prob_") or n in ("chip_id", "scene_id", "truth")]
+    kept = ["embedding"] if embedding and "embedding" in names else []
+    table = pa.concat_tables([pq.read_table(path, columns=[*wanted, *kept]) for path in paths])
+    cities = [n.removeprefix("prob_") for n in names if n.startswith("prob_")]
+    return Predictions(
+        cities=tuple(cities),
+        chip_id=table["chip_id"].to_numpy(),
+        scene_id=tuple(table["scene_id"].to_pylist()),
+        truth=tuple(table["truth"].to_pylist()),
+        probabilities=np.stack([table[f"prob_{c}"].to_numpy() for c in cities], axis=1),
+        embedding=_stack(table["embedding"]) if kept else None,
+        folder=root,
+    )
+
+
+def _parts(scene_ids: NDArray[Any], chip_ids: NDArray[np.int64], at_least: int) -> list[NDArray[np.int64]]:
+    """Whole scenes together until a part is full; chips of a scene are neighbours in the table."""
+    starts = np.flatnonzero(np.r_[True, scene_ids[1:] != scene_ids[:-1]])
+    cuts: list[int] = []
+    for start in starts:
+        if start - (cuts[-1] if cuts else 0) >= at_least:
+            cuts.append(int(start))
+    return np.split(chip_ids, cuts)
+
+
+def _key(model: Any, data: Any, options: list[Any]) -> str:
+    """What the parts depend on: every weight, every window, every option."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    columns = ["chip_id", "row", "col", "height", "width", "size"]
+    digest.update(data.chips[columns].to_numpy(np.int64).tobytes())
+    scenes = data.scenes[["scene_id", "sha256"]].to_numpy().tolist()
+    rest = [options, list(model.cities), int(model.hparams["input_size"]), scenes, data.chips["split"].tolist()]
+    return hashlib.sha256(digest.digest() + sha256_json(rest).encode()).hexdigest()
+
+
+def _start(folder: Path, key: str, parts: int) -> None:
+    """Keep parts of the same key; remove those of another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {"key": key, "parts": parts}
+    known = (folder / MANIFEST).exists() and read_json(folder / MANIFEST) == manifest
+    for path in sorted(folder.glob("part-*.parquet")):
+        if not known:
+            path.unlink()
+    for path in folder.glob(".*.tmp*"):
+        path.unlink()
+    done = len(list(folder.glob("part-*.parquet")))
+    if done:
+        logger.info("%d of %d prediction parts are there already", done, parts)
+    write_json(folder / MANIFEST, manifest)
+
+
+def _predict_part(model: Any, data: Any, chip_ids: NDArray[np.int64], *, embedding: bool) -> GeoDataFrame:
+    batches = list(model.infer(data.loader(chip_ids)))
+    joined = {name: torch.cat([b[name] for b in batches]).numpy() for name in batches[0]}
+    if not np.isfinite(joined["probabilities"]).all():
+        bad = joined["chip_id"][~np.isfinite(joined["probabilities"]).all(axis=1)]
+        raise TableError(f"{len(bad)} chips got probabilities that are no numbers, first chip {bad[0]}: train again")
+    chips = data.chips.iloc[joined["chip_id"]]
+    table = chips[["chip_id", "scene_id", "geometry"]].reset_index(drop=True)
+    table["truth"] = [model.cities[i] if i >= 0 else None for i in joined["label"]]
+    for name, values in _summaries(joined["probabilities"], model.cities).items():
+        table[name] = values
+    if embedding:
+        table["embedding"] = list(joined["embedding"])
+    return table
+
+
+def _summaries(probabilities: NDArray[np.float32], cities: Sequence[str]) -> dict[str, Any]:
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    ranked = np.take_along_axis(probabilities, order, axis=1)
+    second = ranked[:, 1] if len(cities) > 1 else np.zeros(len(ranked), np.float32)
+    names = np.array(cities, object)
+    logs = np.log(np.clip(probabilities.astype(np.float64), 1e-12, 1))
+    entropy = -(probabilities * logs).sum(axis=1) / max(np.log(len(cities)), 1e-12)
+    return {
+        "city": names[order[:, 0]],
+        "confidence": ranked[:, 0],
+        "margin": ranked[:, 0] - second,
+        "entropy": entropy.astype(np.float32),
+        "unknown_score": 1 - ranked[:, 0],
+        "top5": [list(row) for row in names[order[:, :5]]],
+    } | {f"prob_{code}": probabilities[:, i] for i, code in enumerate(cities)}
+
+
+def _stack(column: Any) -> NDArray[np.float32]:
+    flat = column.combine_chunks().flatten().to_numpy()
+    return np.asarray(flat, np.float32).reshape(len(column), -1)

@@ -1,0 +1,235 @@
+"""A city classifier, its data and chip numbers in; raw saliency that knows its chips, cities and grids out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dlslicer_geo.errors import RelevanceError
+from dlslicer_geo.relevance.maps import DEFAULT, STARTS, asked, evaluating, relevance_maps
+from dlslicer_geo.types import Progress, Saliency, Scene, quiet
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+log = logging.getLogger(__name__)
+
+CHIPS_AT_ONCE = 16
+"""Images in one sweep: a ResNet-50 keeps 61 MiB of activations for each at 224 px, so batches are cut smaller."""
+
+NOTES = {
+    "relevance-cam": "+1 for the city, -1/N for each other of the N cities, as published",
+    "relevance-cam-contrastive": "+1 for the city, -1/(N-1) for each other of the N cities",
+    "relevance-cam-margin": "logit margin of the city over its likely rivals, head decomposed exactly",
+}
+"""Where relevance starts, in words for the reader of a file."""
+
+
+class Classifier(Protocol):
+    """What is needed of a model: the timm network, the city of each output, and how chips become its input."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        ...
+
+    @property
+    def cities(self) -> Sequence[str]:
+        """City codes in the order of the outputs."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        ...
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Chips (B, 3, H, W) uint8 as the network wants them."""
+        ...
+
+
+class Loader(Protocol):
+    """Batches with ``image`` uint8 (B, 3, H, W) and ``chip_id`` int64 (B,)."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Batch by batch."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        ...
+
+
+class Chips(Protocol):
+    """What is needed of the data: both tables, and a loader of chips by number."""
+
+    @property
+    def scenes(self) -> GeoDataFrame:
+        """The scene table."""
+        ...
+
+    @property
+    def chips(self) -> GeoDataFrame:
+        """The chip table."""
+        ...
+
+    def loader(self, chip_ids: NDArray[np.int64]) -> Loader:
+        """The chips in the order of their numbers."""
+        ...
+
+
+def explain(
+    model: Classifier,
+    data: Chips,
+    *,
+    chips: NDArray[np.int64],
+    layers: Sequence[str] = ("layer4",),
+    method: str = DEFAULT,
+    target: str = "predicted",
+    progress: Progress = quiet,
+) -> Saliency:
+    """Find where in each chip the evidence for a city lies.
+
+    Maps are raw: signed, neither rectified nor rescaled per chip. The model is left exactly as it was.
+
+    Args:
+        model: a city classifier over a timm network.
+        data: the data module that has the chips.
+        chips: (n,) int64 chip ids, each once.
+        layers: depths among ``layer1`` … ``layer4``; see :mod:`dlslicer_geo.relevance.networks` for their meaning.
+        method: one of :data:`~dlslicer_geo.relevance.METHODS`.
+        target: the city to explain: ``predicted`` (for all chips of a scene the one with the highest mean
+            probability over the given chips), ``true``, or the code of a city.
+        progress: watches the batches.
+
+    Returns:
+        saliency of the n chips, float32.
+
+    Raises:
+        RelevanceError: if chips are unknown, the target is no city of the model or not known, or the method, a depth
+            or a module of the network does not fit.
+    """
+    names = tuple(asked(model.model, method, layers))
+    rows = _rows(data.chips, np.asarray(chips, np.int64))
+    classes = _classes(model, data, rows, target, progress)
+    maps: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    found: list[NDArray[np.int64]] = []
+    edge = 0
+    for at, x in _inputs(model, data, rows, progress, "explain"):
+        wanted = torch.from_numpy(classes[at])
+        for name, values in relevance_maps(model.model, x, wanted, method=method, layers=names).items():
+            maps[name].append(values.float().cpu().numpy())
+        found.append(at)
+        edge = int(x.shape[-1])
+    log.info("explained %d chips by %s at %s", len(rows), method, ", ".join(names))
+    order = np.concatenate(found)
+    rows, classes = rows.iloc[order], classes[order]
+    scene_id = tuple(rows["scene_id"])
+    return Saliency(
+        method=method,
+        layers=names,
+        maps={name: np.concatenate(parts) for name, parts in maps.items()},
+        chip_id=rows.index.to_numpy(np.int64),
+        scene_id=scene_id,
+        city=tuple(model.cities[i] for i in classes),
+        windows=rows[["row", "col", "height", "width"]].to_numpy(np.int64),
+        stride=rows["stride"].to_numpy(np.int64),
+        grids=_grids(data.scenes, scene_id),
+        input_size=edge,
+        notes=_notes(model.model, method, target),
+    )
+
+
+def _rows(table: GeoDataFrame, chips: NDArray[np.int64]) -> pd.DataFrame:
+    """The rows of the asked chips, in the asked order, with the chip id as index."""
+    rows = pd.DataFrame(table.drop(columns="geometry")).set_index("chip_id")
+    unknown = chips[~np.isin(chips, rows.index)]
+    if not len(chips) or len(unknown):
+        first = f"chip {unknown[0]} is not" if len(unknown) else "none was asked for"
+        raise RelevanceError(
+            f"of {len(chips)} chips {len(unknown)} are unknown ({first}): take ids of the chip table"
+        )
+    if len(np.unique(chips)) < len(chips):
+        raise RelevanceError(f"{len(chips) - len(np.unique(chips))} chips are asked for twice: name each once")
+    return rows.loc[chips]
+
+
+def _classes(
+    model: Classifier, data: Chips, rows: pd.DataFrame, target: str, progress: Progress
+) -> NDArray[np.int64]:
+    """(n,) class to explain for each chip."""
+    cities = list(model.cities)
+    if target == "predicted":
+        return _predicted(model, data, rows, progress)
+    if target == "true":
+        unknown = rows.loc[~rows["city"].isin(cities), "city"]
+        if len(unknown):
+            first = unknown.iloc[0] if isinstance(unknown.iloc[0], str) else "unknown"
+            raise RelevanceError(
+                f"the city of {len(unknown)} chips, such as chip {unknown.index[0]} ({first}), is none of "
+                "the model's: explain the target 'predicted' or a city by its code"
+            )
+        return pd.Index(cities).get_indexer(pd.Index(rows["city"])).astype(np.int64)
+    if target not in cities:
+        raise RelevanceError(f"target is {target!r}: give predicted, true, or one of {', '.join(cities)}")
+    return np.full(len(rows), cities.index(target), np.int64)
+
+
+def _predicted(model: Classifier, data: Chips, rows: pd.DataFrame, progress: Progress) -> NDArray[np.int64]:
+    """The class with the highest mean probability over the chips of a scene, for each of its chips."""
+    scene_of, scenes = pd.factorize(rows["scene_id"])
+    total = np.zeros((len(scenes), len(model.cities)))
+    with evaluating(model.model), torch.no_grad():
+        for at, x in _inputs(model, data, rows, progress, "predict"):
+            probabilities = model.model(x).double().softmax(dim=1).cpu().numpy()
+            np.add.at(total, scene_of[at], probabilities)
+    best: NDArray[np.int64] = total.argmax(axis=1)
+    return best[scene_of]
+
+
+def _inputs(
+    model: Classifier, data: Chips, rows: pd.DataFrame, progress: Progress, label: str
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Positions in the rows and network input, few chips at a time."""
+    loader = data.loader(rows.index.to_numpy(np.int64))
+    for batch in progress(loader, total=len(loader), label=label):
+        parts = zip(batch["chip_id"].split(CHIPS_AT_ONCE), batch["image"].split(CHIPS_AT_ONCE), strict=True)
+        for ids, images in parts:
+            with torch.no_grad():
+                x = model.prepare(images.to(model.device))
+            yield rows.index.get_indexer(pd.Index(ids.cpu().numpy())), x
+
+
+def _grids(scenes: GeoDataFrame, scene_id: tuple[str, ...]) -> dict[str, Any]:
+    """The native grid of each scene that is needed."""
+    used = scenes[scenes["scene_id"].isin(set(scene_id))]
+    return {str(record["scene_id"]): Scene.from_record(record).grid for record in used.to_dict("records")}
+
+
+def _notes(net: nn.Module, method: str, target: str) -> dict[str, str]:
+    """What a reader of the file must know."""
+    notes = {"target": target, "network": type(net).__name__, "weights_sha256": _weights_sha256(net)}
+    if method in STARTS:
+        notes |= {
+            "start": NOTES[method],
+            "residual_sums": "by value where a rectifier follows (ResNet), by size otherwise (EfficientNet-Lite)",
+            "no_positive_product": "shared by squared weights, so that the sum of relevance is kept",
+        }
+    return notes
+
+
+def _weights_sha256(net: nn.Module) -> str:
+    """SHA-256 over names and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, values in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,120 @@
+"""The chip table in, its ground out: polygons that meet where the ground meets, measured in metres."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import shapely
+from geopandas import GeoDataFrame
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+
+from dlslicer_geo.errors import TableError
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Polygons = NDArray[Any]
+
+SEAM = -33.0
+"""Longitude where the map is cut open: open ocean, where 180° would cut land."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ground:
+    """Where chips lie.
+
+    Args:
+        polygon: (n,) chip outlines, longitude from :data:`SEAM` eastwards and latitude in degrees.
+        box: (n, 4) west, south, east, north of each, in the same degrees.
+        scene: (n,) number of the scene, in sorted order of the ids.
+        city: (n,) number of the city, in sorted order of the names.
+        cities: the city names; chips without a city count as a city called ``unknown``.
+        epsg: (n,) EPSG code of the UTM zone around the middle of the chip's city, or of its scene without a city.
+    """
+
+    polygon: Polygons
+    box: Floats
+    scene: Integers
+    city: Integers
+    cities: tuple[str, ...]
+    epsg: Integers
+
+
+def ground_of(chips: GeoDataFrame) -> Ground:
+    """Read a chip table's ground.
+
+    Raises:
+        TableError: if the geometry is not in degrees.
+    """
+    if chips.crs is None or not chips.crs.is_geographic:
+        raise TableError(f"the chip table's geometry is in {chips.crs}: give it in EPSG:4326")
+    polygon = shapely.transform(np.asarray(chips.geometry.array), _open_at_seam)
+    box = shapely.bounds(polygon)
+    _, scene = np.unique(chips["scene_id"].to_numpy(str), return_inverse=True)
+    cities, city = np.unique(chips["city"].fillna("unknown").to_numpy(str), return_inverse=True)
+    count = np.bincount(city)
+    lon = np.bincount(city, (box[:, 0] + box[:, 2]) / 2) / count
+    lat = np.bincount(city, (box[:, 1] + box[:, 3]) / 2) / count
+    epsg = 32601 + ((lon + 180) // 6 % 60).astype(np.int64) + np.where(lat < 0, 100, 0)
+    return Ground(polygon=polygon, box=box, scene=scene, city=city, cities=tuple(cities.tolist()), epsg=epsg[city])
+
+
+def project(polygon: Polygons, crs: int | str) -> Polygons:
+    """Polygons with their corners in a metric CRS, straight edges between them."""
+    flat: Polygons = shapely.transform(polygon, _to_metres(crs))
+    return flat
+
+
+def shared_m2(ground: Ground, one: Integers, two: Integers) -> Floats:
+    """Area that chips share, pair by pair.
+
+    Measured in the UTM zone of the city of the pair's first chip in table order, so that a pair has one answer
+    whichever way round it is asked, and chips cut along the lines of that zone only touch.
+
+    Args:
+        ground: the chips.
+        one: (p,) rows of the chip table.
+        two: (p,) rows of the chip table.
+
+    Returns:
+        (p,) square metres.
+    """
+    first, second = np.minimum(one, two), np.maximum(one, two)
+    area = np.zeros(len(first))
+    for epsg in np.unique(ground.epsg[first]):
+        at = np.flatnonzero(ground.epsg[first] == epsg)
+        rows, place = np.unique(np.concatenate([first[at], second[at]]), return_inverse=True)
+        left, right = np.split(project(ground.polygon[rows], int(epsg))[place], 2)
+        area[at] = shapely.area(shapely.intersection(left, right))
+    return area
+
+
+def _utm(box: Floats, group: Integers) -> Integers:
+    """EPSG code of the UTM zone around the middle of each box's group."""
+    _, group = np.unique(group, return_inverse=True)
+    count = np.bincount(group)
+    lon = np.bincount(group, (box[:, 0] + box[:, 2]) / 2) / count
+    lat = np.bincount(group, (box[:, 1] + box[:, 3]) / 2) / count
+    epsg = 32601 + ((lon + 180) // 6 % 60).astype(np.int64) + np.where(lat < 0, 100, 0)
+    zones: Integers = epsg[group]
+    return zones
+
+
+@lru_cache(maxsize=128)
+def _to_metres(crs: int | str) -> Callable[[Floats], Floats]:
+    transformer = Transformer.from_crs("EPSG:4326", CRS.from_user_input(crs), always_xy=True)
+
+    def apply(points: Floats) -> Floats:
+        x, y = transformer.transform(points[:, 0], points[:, 1])
+        return np.column_stack([x, y])
+
+    return apply
+
+
+def _open_at_seam(points: Floats) -> Floats:
+    west = points[:, 0] < SEAM
+    return np.column_stack([points[:, 0] + np.where(west, 360.0, 0.0), points[:, 1]])

@@ -1,0 +1,122 @@
+"""Tables of chips and scenes in, lists that a browser can draw out."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from numpy.typing import NDArray
+
+from dlslicer_geo.errors import LayerError
+from dlslicer_geo.types import Layer
+
+log = logging.getLogger(__name__)
+
+MOST_CHIPS = 50_000
+"""A browser stays quick up to about this many chips; of more, every k-th is drawn."""
+
+DIGITS = 6
+"""Decimals of a degree: about 0.1 m."""
+
+TOP = 5
+
+
+def read_chips(layer: Layer) -> gpd.GeoDataFrame:
+    """Read the chips of a GeoPackage, thinned to what a browser can draw, with a column ``place``.
+
+    The place is the true city where it is known, else the site: where the chip is, not what the model says.
+
+    Returns:
+        the table; ``attrs["note"]`` says how many chips are drawn when it is not all.
+
+    Raises:
+        LayerError: if the file cannot be read or lacks a column.
+    """
+    try:
+        table = gpd.read_file(layer.path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LayerError(f"{layer.path} cannot be read as a table of chips ({error}): write it again") from None
+    needed = ["chip_id", "scene_id", "site", "split", "truth", "city", "confidence", "colour"]
+    if missing := [name for name in needed if name not in table.columns]:
+        raise LayerError(f"{layer.path} has no column {', '.join(missing)}: write the predictions again")
+    every = max(1, -(-len(table) // MOST_CHIPS))
+    truth = table["truth"].where(table["truth"].notna(), None)
+    table["truth"], table["place"] = truth, truth.fillna(table["site"]).fillna(table["scene_id"]).astype(str)
+    thinned = table.iloc[::every].reset_index(drop=True)
+    if every > 1:
+        thinned.attrs["note"] = f"One chip in {every} is drawn, {len(thinned)} of {len(table)}."
+        log.warning("%s: %s", layer.path, thinned.attrs["note"])
+    return thinned
+
+
+def chip_columns(table: gpd.GeoDataFrame, cities: list[str]) -> dict[str, list[Any]]:
+    """The columns of a table of chips as lists.
+
+    Args:
+        table: as :func:`read_chips` returns it.
+        cities: the codes that ``city``, ``truth`` (-1 when unknown) and ``top`` count in.
+
+    Returns:
+        ``id scene date split truth city confidence ring inner top``: ``ring`` has latitude and longitude of the four
+        corners, ``inner`` the part of the chip's edge that one stride takes, ``top`` pairs of city and share.
+    """
+    index = pd.Index(cities)
+    stride = table["stride"] / table["width"] if "stride" in table else pd.Series(1.0, table.index)
+    dates = table["acquired"] if "acquired" in table else pd.Series("", table.index)
+    return {
+        "id": table["chip_id"].tolist(),
+        "scene": table["scene_id"].tolist(),
+        "date": dates.fillna("").astype(str).tolist(),
+        "split": table["split"].tolist(),
+        "truth": index.get_indexer(pd.Index(table["truth"])).tolist(),
+        "city": index.get_indexer(pd.Index(table["city"])).tolist(),
+        "confidence": table["confidence"].astype(float).round(4).tolist(),
+        "ring": _corners(table.geometry.to_numpy()).tolist(),
+        "inner": np.clip(stride, 0, 1).round(4).tolist(),
+        "top": _top(table, index),
+    }
+
+
+def scene_rings(layer: Layer) -> dict[str, list[Any]]:
+    """Group → outlines of its scenes, each a list of (latitude, longitude).
+
+    Raises:
+        LayerError: if the file is no GeoParquet table.
+    """
+    try:
+        table = gpd.read_parquet(layer.path)
+    except (OSError, ValueError) as error:
+        raise LayerError(f"{layer.path} cannot be read as a table of scenes ({error}): write it again") from None
+    names = pd.Series(layer.group, table.index)
+    for column in ("city", "site"):
+        if column in table:
+            names = names.where(names != "", table[column].fillna(""))
+    rings: dict[str, list[Any]] = {}
+    for name, outline in zip(names.astype(str), table.geometry, strict=True):
+        for part in shapely.get_parts(outline):
+            edge = shapely.get_coordinates(part.exterior)[:, ::-1].round(DIGITS)
+            rings.setdefault(name, []).append(edge.tolist())
+    return dict(sorted(rings.items()))
+
+
+def _corners(outlines: NDArray[np.object_]) -> NDArray[np.float64]:
+    """(n, 8) latitude and longitude of the first four corners."""
+    corners = np.stack(
+        [shapely.get_coordinates(shapely.get_point(shapely.get_exterior_ring(outlines), i)) for i in range(4)], axis=1
+    )
+    return np.asarray(corners[..., ::-1].reshape(len(outlines), 8).round(DIGITS))
+
+
+def _top(table: gpd.GeoDataFrame, index: pd.Index[Any]) -> list[Any]:
+    columns = [name for name in table.columns if name.startswith("prob_")]
+    if not columns:
+        return [[] for _ in range(len(table))]
+    shares = table[columns].to_numpy(float)
+    order = np.argsort(-shares, axis=1, kind="stable")[:, :TOP]
+    city = index.get_indexer(pd.Index([name.removeprefix("prob_") for name in columns]))[order]
+    pairs = np.stack([city, np.take_along_axis(shares, order, axis=1).round(4)], axis=-1)
+    return list(pairs.tolist())
