@@ -219,7 +219,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     _check_flags(overrides)
     for section, key in PATHS:
         values = stored.get(section)
-        if isinstance(values, dict) and _is_path(values.get(key)):
+        if isinstance(values, dict) and _is_path(section, values.get(key)):
             values[key] = os.path.normpath(Path(path).parent.resolve() / str(values[key]))
     parser = build_parser()
     try:
@@ -263,9 +263,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"{path} is a folder: give the YAML file in it, for instance {path / 'config.yaml'}"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = str(getattr(error, "problem_mark", "")).strip() or "not text"
-        problem = getattr(error, "problem", None) or "it cannot be read"
-        raise ConfigError(f"{path} is no YAML: {problem} ({where})") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "it is not text"
+        problem = " ".join(str(getattr(error, "problem", None) or "it cannot be read").split())
+        raise ConfigError(f"{path} is no YAML ({where}): {problem}") from None
     if not isinstance(stored, dict):
         raise ConfigError(f"{path} holds no sections: known ones are {', '.join(SECTIONS)}, seed")
     return stored
@@ -300,13 +301,10 @@ def _keys(section: str) -> list[str]:
     return [f.name for f in dataclasses.fields(SECTIONS[section])]
 
 
-def _is_path(value: Any) -> bool:
-    return (
-        isinstance(value, str)
-        and "://" not in value
-        and (os.sep in value or "." in value)
-        and "_Weights" not in value
-    )
+def _is_path(section: str, value: Any) -> bool:
+    if not isinstance(value, str) or "://" in value or value.startswith("/vsi"):
+        return False
+    return section == "data" or Path(value).suffix in {".safetensors", ".pt", ".pth", ".ckpt"}
 
 
 def _anchored(config: Config) -> Config:

@@ -55,7 +55,7 @@ def _versions() -> list[Check]:
 
 
 def _gdal() -> list[Check]:
-    import pyogrio
+    import pyogrio  # type: ignore[import-untyped]
     import rasterio
     from rasterio.drivers import raster_driver_extensions
 

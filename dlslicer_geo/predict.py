@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dlslicer_geo.errors import TableError
@@ -144,13 +143,15 @@ def _start(folder: Path, key: str, parts: int) -> None:
 
 
 def _predict_part(model: Any, data: Any, chip_ids: NDArray[np.int64], *, embedding: bool) -> GeoDataFrame:
+    import torch
+
     batches = list(model.infer(data.loader(chip_ids)))
     joined = {name: torch.cat([b[name] for b in batches]).numpy() for name in batches[0]}
     if not np.isfinite(joined["probabilities"]).all():
         bad = joined["chip_id"][~np.isfinite(joined["probabilities"]).all(axis=1)]
         raise TableError(f"{len(bad)} chips got probabilities that are no numbers, first chip {bad[0]}: train again")
     chips = data.chips.iloc[joined["chip_id"]]
-    table = chips[["chip_id", "scene_id", "geometry"]].reset_index(drop=True)
+    table: GeoDataFrame = chips[["chip_id", "scene_id", "geometry"]].reset_index(drop=True)
     table["truth"] = [model.cities[i] if i >= 0 else None for i in joined["label"]]
     for name, values in _summaries(joined["probabilities"], model.cities).items():
         table[name] = values

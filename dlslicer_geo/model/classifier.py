@@ -97,10 +97,14 @@ class CityClassifier(ClassificationTask):
         name = self.hparams["model"]
         if not timm.is_model(name):
             raise ModelError(f"model.name is {name!r}: give one of timm's names, for instance resnet50")
-        self.model = weight_files.network(name, self.weights, self.hparams["num_classes"])
+        net = weight_files.network(name, self.weights, self.hparams["num_classes"])
+        self.model = net.to(memory_format=torch.channels_last)  # on a CPU twice as fast, on a GPU no slower
         if self.frozen:
             self.model.requires_grad_(False)
             self.head.requires_grad_(True)
+        if self.frozen or self.weights:
+            for values in self.head.parameters():
+                nn.init.zeros_(values)  # every city equally likely; few steps would not forget a random start
 
     @property
     def head(self) -> nn.Module:
@@ -127,7 +131,7 @@ class CityClassifier(ClassificationTask):
         scaled = images.to(self.mean.dtype) / 255
         if images.shape[-2:] != size:
             scaled = functional.interpolate(scaled, size, mode="bilinear", antialias=True)
-        return (scaled - self.mean) / self.std
+        return ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def embed(self, images: Tensor) -> Tensor:
         """Pooled features (B, D) of chips (B, 3, H, W): what the head sees."""

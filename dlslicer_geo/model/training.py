@@ -72,7 +72,9 @@ def fit(
     with lightning_quiet():
         trainer = Trainer(
             max_epochs=max_epochs, callbacks=callbacks, logger=[*own, *loggers], enable_model_summary=False,
-            enable_progress_bar=False, log_every_n_steps=1, deterministic="warn",
+            enable_progress_bar=False, log_every_n_steps=1,
+            # a CPU repeats itself anyway, and asking for it costs a third of the speed
+            deterministic="warn" if torch.accelerator.is_available() else None,
         )  # fmt: skip
         last = folder / "last.ckpt"
         cached = _Cached(model, data, views, progress) if model.frozen else None

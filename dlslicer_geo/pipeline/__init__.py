@@ -41,8 +41,7 @@ def run(
     """
     check_paths(config)
     made = Run(config=config, folder=Path(out), progress=progress)
-    made.worked = execute(made, [s for s in STATIONS if s.name in stations], force=force)
-    return made
+    return execute(made, [s for s in STATIONS if s.name in stations], force=force)
 
 
 def apply(
@@ -81,8 +80,7 @@ def apply(
         map=MapConfig(title=f"What {Path(model).name} sees in {given[0].stem}"),
     )
     made = Run(config=config, folder=Path(out), model_path=checkpoint, images=given, progress=progress)
-    made.worked = execute(made, APPLIED, force=force)
-    return made
+    return execute(made, APPLIED, force=force)
 
 
 def fit(model: CityClassifier, data: Any, **options: Any) -> CityClassifier:

@@ -88,6 +88,10 @@ class Run:
         model_path: the checkpoint to use; None takes the one that ``fit`` writes here.
         images: files and folders to scan instead of ``data.root``.
         progress: shows how far long work is.
+        resuming: whether the station at work was started before with the same inputs.
+        station: the station at work.
+        obeyed: the stations that were asked for.
+        worked: those of them that had work to do.
     """
 
     config: Config
@@ -97,6 +101,7 @@ class Run:
     progress: Progress = quiet
     resuming: bool = False
     station: Station | None = None
+    obeyed: Sequence[str] = ()
     worked: Sequence[str] = ()
 
     @property
@@ -194,22 +199,21 @@ class Run:
         return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
 
 
-def execute(run: Run, stations: Sequence[Station], *, force: bool = False) -> list[str]:
-    """Do stations in order.
+def execute(run: Run, stations: Sequence[Station], *, force: bool = False) -> Run:
+    """Do stations in order; ``run`` then names those that had work to do.
 
     Args:
         run: the run.
         stations: what to do, in order.
         force: do them even where nothing has changed.
 
-    Returns:
-        names of the stations that had work to do.
-
     Raises:
         DlslicerError: whatever a station raises; ``run.json`` keeps it, and what is written stays.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    return [station.name for station in stations if _do(run, station, force)]
+    run.obeyed = [station.name for station in stations]
+    run.worked = [station.name for station in stations if _do(run, station, force)]
+    return run
 
 
 def _do(run: Run, station: Station, force: bool) -> bool:

@@ -63,7 +63,8 @@ def relevance_maps(
     with evaluating(net):
         if method in STARTS:
             found = sweep(net, x, target, method=method, layers=layers)
-            return {name: _weighted(found.relevance[name], a) for name, a in found.activations.items()}
+            # a linear bottleneck's output has both signs, and a weight means relevance, not sign: size says where
+            return {name: _weighted(found.relevance[name], a.abs()) for name, a in found.activations.items()}
         pairs = _gradients(net, x, target, names)
         return {name: GRADIENT_METHODS[method](gradient, a) for name, (a, gradient) in pairs.items()}
 
@@ -240,7 +241,7 @@ def _watched(net: nn.Module, names: dict[str, str]) -> Iterator[dict[str, Tensor
 def _check_map(net: nn.Module, name: str, output: Tensor) -> None:
     """Refuse tokens and channels-last maps, which have no (B, C, h, w)."""
     stages: Any = net.feature_info
-    channels = next(stage["num_chs"] for stage in stages if stage["module"] == name)
+    channels = next((stage["num_chs"] for stage in stages if stage["module"] == name), net.num_features)
     if output.ndim != 4 or output.shape[1] != channels:
         raise RelevanceError(
             f"{name} ({type(net.get_submodule(name)).__name__}) gives {tuple(output.shape)}, not feature maps of "

@@ -5,8 +5,8 @@ of its blocks in the order they act. The plan runs these parts itself, so nothin
 sum is taken out of place, where timm adds in place and would overwrite the branch that the sum's rule needs.
 
 Depths are named ``layer1`` … ``layer4``. In a ResNet these are its stages; elsewhere the last module before the
-resolution falls again, at 1/4, 1/8, 1/16 and 1/32 of the input: ``blocks.1``, ``.2``, ``.4`` and ``.6`` of an
-EfficientNet-Lite.
+resolution falls again, at 1/4, 1/8, 1/16 and 1/32 of the input: ``blocks.1``, ``.2`` and ``.4`` of an
+EfficientNet-Lite, and its ``bn2``, the rectified features that are pooled, rather than the linear ``blocks.6``.
 """
 
 from __future__ import annotations
@@ -181,6 +181,8 @@ def depths(net: nn.Module) -> dict[str, str]:
     if not isinstance(stages, list):
         raise RelevanceError(f"{_kind(net)} does not name its stages (feature_info): use a network of timm")
     ends = {stage["reduction"]: stage["module"] for stage in stages}
+    if isinstance(net, EfficientNet):
+        ends[32] = FAMILIES[EfficientNet].tail[-1]
     return {f"layer{k}": ends[2 ** (k + 1)] for k in range(1, 5) if 2 ** (k + 1) in ends}
 
 
@@ -196,22 +198,20 @@ def plan(net: nn.Module) -> Plan:
     ends = {module: depth for depth, module in depths(net).items()}
     stages: dict[str, Chain] = {}
     steps: list[Leaf | Sum] = []
-    for name, module in _parts(net, family.body):
+    for name, module in _parts(net, (*family.body, *family.tail)):
         steps += _steps(name, module)
         if name in ends:
             stages[ends[name]], steps = Chain(tuple(steps)), []
-    for name in (*family.tail, "global_pool"):
-        steps += _steps(name, net.get_submodule(name))
     return Plan(
         stem=tuple(net.get_submodule(name) for name in family.stem),
         stages=stages,
-        tail=Chain(tuple(steps)),
+        tail=Chain(tuple([*steps, *_steps("global_pool", net.get_submodule("global_pool"))])),
         head=_head(net, family.head),
     )
 
 
 def _parts(net: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of the body that can end a depth: those named, or what a ``blocks`` holds."""
+    """The modules that can end a depth: those named, or what a ``blocks`` holds."""
     for name in names:
         module = net.get_submodule(name)
         if name == "blocks":

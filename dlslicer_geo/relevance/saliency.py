@@ -221,6 +221,7 @@ def _notes(net: nn.Module, method: str, target: str) -> dict[str, str]:
         notes |= {
             "start": NOTES[method],
             "residual_sums": "by value where a rectifier follows (ResNet), by size otherwise (EfficientNet-Lite)",
+            "map": "sum over channels of the mean relevance times the size of the activation",
             "no_positive_product": "shared by squared weights, so that the sum of relevance is kept",
         }
     return notes

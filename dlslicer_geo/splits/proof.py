@@ -46,15 +46,15 @@ def verify(chips: GeoDataFrame, *, scenes: DataFrame | None = None) -> dict[str,
     """
     split = _split_of(chips)
     ground = ground_of(chips)
-    _no_shared_pixels(chips, ground, split)
-    _no_shared_ground(chips, ground, split)
+    pixels = _shared_pixels(chips, ground, split)
+    area = _shared_ground(chips, ground, split)
     duplicates = None if scenes is None else _no_duplicates(chips, scenes, split)
     return {
         "chips_hash": chips_hash(chips),
         "scenes_hash": None if scenes is None else scenes_hash(scenes),
         "chips": chips_per_city(ground, split),
-        "shared_pixels": 0,
-        "shared_ground_m2": 0.0,
+        "shared_pixels": int(pixels),
+        "shared_ground_m2": float(area),
         "tolerance_m2": TOLERANCE_M2,
         "duplicate_images": duplicates,
         "duplicate_images_note": "not checked: no scene table was given" if scenes is None else None,
@@ -115,31 +115,38 @@ def _meeting(polygon: Polygons, split: Integers) -> Iterator[tuple[Integers, Int
             yield few[left], many[right]
 
 
-def _no_shared_pixels(chips: GeoDataFrame, ground: Ground, split: Integers) -> None:
+def _shared_pixels(chips: GeoDataFrame, ground: Ground, split: Integers) -> float:
+    """Pixels in chips of two splits, summed over pairs: raises at the first pair of splits that has any."""
     row, col, height, width = (chips[name].to_numpy(np.int64) for name in ("row", "col", "height", "width"))
     # scenes laid side by side in one plane of pixels: whole numbers, exact in float64
     apart = int((col + width).max(initial=0) - col.min(initial=0)) + 1
     x = col + ground.scene * apart
     window = shapely.box(x, row, x + width, row + height)
+    total = 0.0
     for one, two in _meeting(window, split):
         high = np.minimum(row[one] + height[one], row[two] + height[two]) - np.maximum(row[one], row[two])
         wide = np.minimum(x[one] + width[one], x[two] + width[two]) - np.maximum(x[one], x[two])
-        _raise_if_any(chips, one, two, np.maximum(high, 0) * np.maximum(wide, 0), "pixels")
+        total += _raise_if_any(chips, one, two, np.maximum(high, 0) * np.maximum(wide, 0), "pixels")
+    return total
 
 
-def _no_shared_ground(chips: GeoDataFrame, ground: Ground, split: Integers) -> None:
+def _shared_ground(chips: GeoDataFrame, ground: Ground, split: Integers) -> float:
+    """Square metres in chips of two splits, summed over pairs above the tolerance; raises like the pixels."""
+    total = 0.0
     for one, two in _meeting(ground.polygon, split):
         # within a scene the windows have settled it
         between = ground.scene[one] != ground.scene[two]
         one, two = one[between], two[between]
         area = shared_m2(ground, one, two)
-        _raise_if_any(chips, one, two, np.where(area > TOLERANCE_M2, area, 0), "m²")
+        total += _raise_if_any(chips, one, two, np.where(area > TOLERANCE_M2, area, 0), "m²")
+    return total
 
 
-def _raise_if_any(chips: GeoDataFrame, one: Integers, two: Integers, shared: NDArray[Any], unit: str) -> None:
+def _raise_if_any(chips: GeoDataFrame, one: Integers, two: Integers, shared: NDArray[Any], unit: str) -> float:
+    """Sum of what the pairs share; anything above 0 is raised, naming the worst pair."""
     pairs = np.flatnonzero(shared)
     if not len(pairs):
-        return
+        return float(shared.sum())
     worst = pairs[shared[pairs].argmax()]
     table = chips.iloc[sorted((one[worst], two[worst]))]
     names = [

@@ -37,7 +37,7 @@ def read_chips(layer: Layer) -> gpd.GeoDataFrame:
         LayerError: if the file cannot be read or lacks a column.
     """
     try:
-        table = gpd.read_file(layer.path)
+        table = gpd.read_file(layer.path, layer=0)
     except (OSError, ValueError, RuntimeError) as error:
         raise LayerError(f"{layer.path} cannot be read as a table of chips ({error}): write it again") from None
     needed = ["chip_id", "scene_id", "site", "split", "truth", "city", "confidence", "colour"]
