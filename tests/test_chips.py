@@ -169,8 +169,6 @@ def test_a_scene_in_degrees_gives_chips_of_the_promised_area(raster: Raster) -> 
 # -- geometry --
 
 
-# rasterio 1.4 multiplies in a way that affine 3.1 announces to deprecate
-@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
 @pytest.mark.parametrize("file", ["naip_cities/bishop_2020_0.tif", "naip_cities/eureka_2020_1.tif", "banepa"])
 def test_corners_agree_with_rasterio_within_half_a_pixel(data_root: Path, file: str) -> None:
     scenes = scan(data_root / file, pattern=None)

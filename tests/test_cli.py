@@ -96,7 +96,9 @@ def test_every_output_carries_the_configuration_and_the_hash_of_its_input(done: 
         assert {"version", "config", "config_hash", "input_hash"} <= set(provenance_of(run / name)), name
     for path in (run / "gis").rglob("*.tif"):
         with rasterio.open(path) as source:
-            assert {"version", "config", "config_hash", "input_hash"} <= set(json.loads(source.tags()["dlslicer_geo"]))
+            assert {"version", "config", "config_hash", "input_hash"} <= set(
+                json.loads(source.tags()["dlslicer_geo"])
+            )
 
 
 def test_a_second_run_does_no_work_and_says_so(

@@ -52,7 +52,7 @@ def test_columns_of_a_part_follow_from_its_probabilities(made: Any, tmp_path: Pa
     assert part["entropy"].to_numpy() == pytest.approx(-(p * np.log2(p)).sum(axis=1), abs=1e-5)
     assert [row[0] for row in part["top5"]] == part["city"].tolist()
     assert len(part["embedding"][0]) == 512
-    assert str(part.crs) == "EPSG:4326"
+    assert part.crs == "EPSG:4326"
     assert provenance_of(tmp_path / "part-0.parquet")["version"] == "x"
 
 

@@ -128,7 +128,7 @@ def spoil(raster: Raster, tmp_path: Path, kind: str) -> Path:
         with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
             raster("bad.tif", crs=None, transform=Affine.identity())
     elif kind == "rotated":
-        raster("bad.tif", transform=Affine.translation(4e5, 4e6) @ Affine.rotation(5) @ Affine.scale(1, -1))
+        raster("bad.tif", transform=Affine.translation(4e5, 4e6) * Affine.rotation(5) * Affine.scale(1, -1))
     elif kind == "mirrored":
         raster("bad.tif", transform=Affine(1, 0, 4e5, 0, 1, 4e6))
     elif kind == "oblong":

@@ -32,7 +32,7 @@ def half_empty(size: int = 200) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def corner_on_ground(scene: Scene, col: float, row: float) -> tuple[float, float]:
-    x, y = scene.grid.transform @ (col, row)
+    x, y = scene.grid.transform * (col, row)
     lon, lat = Transformer.from_crs(str(scene.grid.crs), "EPSG:4326", always_xy=True).transform(x, y)
     return float(lon), float(lat)
 
