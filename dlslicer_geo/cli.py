@@ -225,7 +225,7 @@ def _doctor(words: list[str]) -> int:
 
     checks = examine(_data_folder(known.data, known.experiment))
     for check in checks:
-        print(f"{check.state:<5}{check.name:<32}{check.found}")
+        print(f"{check.state:<5}{check.name:<34}{check.found}")
     bad = [check.name for check in checks if check.state == "bad"]
     print(f"\n{len(bad)} problem(s): {', '.join(bad)}" if bad else "\nno problems")
     return 2 if bad else 0

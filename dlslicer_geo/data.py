@@ -44,8 +44,8 @@ class SceneDataset(RasterDataset):
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
+        self._source = rasterio.open(scene.path)  # first: it says what is wrong with a file, TorchGeo skips it
         super().__init__(paths=scene.path, cache=False)
-        self._source = rasterio.open(scene.path)
 
     def read(self, window: tuple[int, int, int, int], size: int) -> Tensor:
         """Read a window of the first three bands.
@@ -79,7 +79,8 @@ class ChipDataset(Dataset[dict[str, Tensor]]):
         cities: codes in the order of the labels.
 
     Raises:
-        SceneError: if a scene has fewer than three bands or is not uint8.
+        SceneError: if a scene has fewer than three bands or is not uint8, and when a chip is asked for, if its file
+            is gone or damaged.
     """
 
     def __init__(self, scenes: GeoDataFrame, chips: GeoDataFrame, cities: Sequence[str]) -> None:
@@ -103,9 +104,8 @@ class ChipDataset(Dataset[dict[str, Tensor]]):
         scene = self.scenes[self.scene_of[index]]
         row, col, height, width = (int(v) for v in self.windows[index])
         box = scene.grid[row : row + height, col : col + width].boundingbox
-        dataset = self._dataset(int(self.scene_of[index]))
         return {
-            "image": dataset.read((row, col, height, width), int(self.sizes[index])),
+            "image": self._read(int(self.scene_of[index]), (row, col, height, width), int(self.sizes[index])),
             "label": torch.tensor(self.labels[index]),
             "chip_id": torch.tensor(self.chip_ids[index]),
             "bounds": torch.tensor([box.left, box.bottom, box.right, box.top], dtype=torch.float64),
@@ -114,6 +114,15 @@ class ChipDataset(Dataset[dict[str, Tensor]]):
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: every worker opens its own."""
         return self.__dict__ | {"_open": OrderedDict()}
+
+    def _read(self, number: int, window: tuple[int, int, int, int], size: int) -> Tensor:
+        try:
+            return self._dataset(number).read(window, size)
+        except OSError as error:  # rasterio's and TorchGeo's errors about files are OSErrors
+            scene, said = self.scenes[number], str(error).splitlines()[0]
+            raise SceneError(
+                f"scene {scene.scene_id} cannot be read from {scene.path} ({said}): put the file back, or scan again"
+            ) from error
 
     def _dataset(self, number: int) -> SceneDataset:
         if number not in self._open:

@@ -207,6 +207,15 @@ def test_a_model_is_applied_to_one_new_image(
     assert "map.html" in capsys.readouterr().out
 
 
+def test_apply_never_writes_into_the_folder_of_an_experiment(
+    done: tuple[Path, Path], raster: Any, capsys: Any
+) -> None:
+    _, run = done
+    before = (run / "scenes.parquet").read_bytes()
+    assert "whose tables would be lost" in refused(capsys, "apply", run, raster("new.tif"), "--out", run)
+    assert (run / "scenes.parquet").read_bytes() == before
+
+
 def test_a_text_file_called_tif_is_refused(two_zones: Path, tiny: Path, capsys: Any) -> None:
     (two_zones / "almaty_2020_99.tif").write_text("this is no image")
     said = refused(capsys, "scan", tiny, "--out", tiny.parent / "run")

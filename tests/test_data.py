@@ -137,3 +137,16 @@ def test_a_plain_pytorch_loader_reads_the_dataset(tables: tuple[Any, Any]) -> No
     scenes, chips = tables
     loader = DataLoader(ChipDataset(scenes, chips, ("almaty", "new_york")), batch_size=5)
     assert next(iter(loader))["image"].shape == (5, 3, 64, 64)
+
+
+def test_a_scene_that_is_gone_or_was_cut_off_is_named_in_one_sentence(tables: tuple[Any, Any]) -> None:
+    scenes, chips = tables
+    dataset = ChipDataset(scenes, chips, ("almaty", "new_york"))
+    gone, cut_off = (Path(scenes["path"].iloc[i]) for i in (0, 1))
+    gone.unlink()
+    cut_off.write_bytes(cut_off.read_bytes()[: cut_off.stat().st_size // 2])
+    with pytest.raises(SceneError, match=f"{scenes['scene_id'].iloc[0]} cannot be read"):
+        dataset[0]
+    last = np.flatnonzero(chips["scene_id"] == scenes["scene_id"].iloc[1])[-1]
+    with pytest.raises(SceneError, match=f"{scenes['scene_id'].iloc[1]} cannot be read"):
+        dataset[int(last)]

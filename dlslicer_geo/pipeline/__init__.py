@@ -64,13 +64,15 @@ def apply(
         progress: shows how far long work is.
 
     Raises:
-        ConfigError: if an image does not exist.
+        ConfigError: if an image does not exist, or ``out`` holds an experiment.
         ModelError: if the model cannot be used.
     """
     given = tuple(Path(image) for image in images)
     lacking = [str(path) for path in given if not path.exists()]
     if lacking or not given:
         raise ConfigError(f"{', '.join(lacking) or 'no image'} does not exist: give GeoTIFFs or folders of GeoTIFFs")
+    if (Path(out) / "split_certificate.json").exists():
+        raise ConfigError(f"{out} is the run folder of an experiment, whose tables would be lost: give --out another")
     checkpoint = Path(model) / "model.ckpt" if Path(model).is_dir() else Path(model)
     config = Config(
         data=DataConfig(root=str(given[0].parent.absolute()), pattern=None),

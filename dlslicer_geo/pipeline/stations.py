@@ -107,6 +107,8 @@ def predict(run: Run) -> Done:
         classifier, data, split=what.split, out=run.folder / "predictions", embedding=what.embedding,
         chips_per_part=what.chips_per_part, provenance=run.provenance, progress=run.progress,
     )  # fmt: skip
+    for stale in ("city", "confidence"):
+        shutil.rmtree(run.folder / "gis" / stale, ignore_errors=True)
     layers = gis.write_predictions(found, chips, run.folder / "gis", provenance=run.provenance)
     parts = sorted((run.folder / "predictions").glob("part-*.parquet"))
     return Done(
