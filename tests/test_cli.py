@@ -207,6 +207,40 @@ def test_a_model_is_applied_to_one_new_image(
     assert "map.html" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("target", ["true", "new_york"])
+def test_the_true_or_a_named_city_is_explained_on_demand(
+    done: tuple[Path, Path], target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment, run = done
+    copy = run.parent / f"why_{target}"
+    shutil.copytree(run, copy)
+    assert main(["explain", str(experiment), "--out", str(copy), "--explain.target", target]) == 0
+    cities = {path.name.split(".")[1] for path in (copy / "gis" / "saliency").glob("*.tif")}
+    assert cities == ({"almaty", "new_york"} if target == "true" else {"new_york"})
+
+
+def test_an_unknown_city_to_explain_is_refused_with_the_known_ones(done: tuple[Path, Path], capsys: Any) -> None:
+    experiment, run = done
+    copy = run.parent / "why_nowhere"
+    shutil.copytree(run, copy)
+    said = refused(capsys, "explain", experiment, "--out", copy, "--explain.target", "tokyo")
+    assert "almaty" in said
+    assert "new_york" in said
+
+
+def test_any_lightning_logger_is_taken_by_class_path_and_a_wrong_one_refused(
+    done: tuple[Path, Path], tmp_path: Path, capsys: Any
+) -> None:
+    experiment, run = done
+    copy = run.parent / "logged"
+    shutil.copytree(run, copy)
+    given = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "logs")}}
+    words = ["fit", str(experiment), "--out", str(copy), "--fit.max_epochs", "1", "--fit.loggers"]
+    assert main([*words, json.dumps([given])]) == 0
+    assert list((tmp_path / "logs").rglob("metrics.csv"))
+    assert "fit.loggers" in refused(capsys, *words, json.dumps([{"class_path": "no.such.Logger"}]))
+
+
 def test_apply_never_writes_into_the_folder_of_an_experiment(
     done: tuple[Path, Path], raster: Any, capsys: Any
 ) -> None:

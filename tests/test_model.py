@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,17 @@ def test_weights_that_are_not_there_are_refused_in_one_sentence(weights: str) ->
     with pytest.raises(ModelError) as error:
         CityClassifier("resnet18", cities="ab", weights=weights)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_without_a_hub_one_sentence_offers_what_can_be_had(tmp_path: Path) -> None:
+    code = "import dlslicer_geo as dl\ntry: dl.CityClassifier('resnet18', cities='ab', weights=True)\n"
+    code += "except dl.DlslicerError as error: print(error)"
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, check=True)
+    (said,) = done.stdout.splitlines()
+    assert "no weights for resnet18" in said
+    assert "weights: packaged" in said
+    assert "from scratch" in said
 
 
 def test_an_unknown_network_is_refused() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlslicer_geo.errors import SplitError
+from dlslicer_geo.errors import ConfigError, SplitError
 from dlslicer_geo.files import read_json, write_json, write_table, write_text
 from dlslicer_geo.pipeline.runs import Done, Run, Station
 from dlslicer_geo.types import Layer
@@ -266,15 +266,17 @@ def _loggers(described: list[dict[str, Any]]) -> list[Any]:
     """Lightning loggers by class path, checked against their signatures by jsonargparse."""
     if not described:
         return []
+    from argparse import ArgumentError
+
     from jsonargparse import ArgumentParser
     from lightning.pytorch.loggers import Logger
 
-    made = []
-    for one in described:
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_subclass_arguments(Logger, "logger")
-        made.append(parser.instantiate(parser.parse_object({"logger": one}))["logger"])
-    return made
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Logger, "logger")
+    try:
+        return [parser.instantiate(parser.parse_object({"logger": one}))["logger"] for one in described]
+    except ArgumentError as error:
+        raise ConfigError(f"fit.loggers: {' '.join(str(error).split())[:300]}") from None
 
 
 STATIONS = (
