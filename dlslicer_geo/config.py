@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from dlslicer_geo.errors import ConfigError
+from dlslicer_geo.scenes import NAIP_PATTERN
 from dlslicer_geo.types import ChipGrid, SplitRule
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
-
-NAIP_PATTERN = r"(?P<city>[a-z_]+)_(?P<date>\d{4})_(?P<site>\d+)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

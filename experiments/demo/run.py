@@ -1,6 +1,6 @@
 # Question: the same as config.yaml, through the public API.
 # Command:  python experiments/demo/run.py        (after make demo, or any install; about 6 minutes on 2 cores)
-# Expected: see the table in experiments/README.md
+# Expected: the same settings as config.yaml; its figures are in experiments/README.md
 from pathlib import Path
 
 import dlslicer_geo as dl
