@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -147,7 +148,7 @@ def test_the_geopackage_has_a_row_per_chip_its_style_and_the_chips_geometry(
     assert style["f_table_name"].tolist() == ["predictions"] and bool(style["useAsDefault"][0])
     legend = ET.fromstring(style["styleQML"][0].split("\n", 1)[1]).iter("category")
     assert [category.get("value") for category in legend] == list(CITIES)
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         assert "77" in str(database.execute("SELECT metadata FROM gpkg_metadata").fetchall())
 
 
