@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def fit(
         early_stopping: stop after so many epochs without a smaller val_loss; None never.
         loggers: Lightning loggers beside CSV and TensorBoard.
         seed: seeds everything.
-        progress: shows how far the feature pass of a frozen backbone is.
+        progress: shows how far the training is, and before it the feature pass of a frozen backbone.
 
     Raises:
         ModelError: if the cities of model and data differ.
@@ -65,7 +65,7 @@ def fit(
     folder = Path(out) / "fit"
     seed_everything(seed, workers=True, verbose=False)
     best = ModelCheckpoint(folder, filename="best", monitor="val_loss", save_last=True, enable_version_counter=False)
-    callbacks: list[Callback] = [best, _EpochLog()]
+    callbacks: list[Callback] = [best, _EpochLog(), _Steps(progress)]
     if early_stopping is not None:
         callbacks.append(EarlyStopping("val_loss", patience=early_stopping))
     own = [CSVLogger(folder, name="csv", version=""), TensorBoardLogger(folder, name="tensorboard", version="")]
@@ -90,6 +90,24 @@ def fit(
         torch.save(stored | {"state_dict": model.state_dict()}, temporary)
     model.eval()
     return model
+
+
+class _Steps(Callback):
+    """Moves the caller's progress on by one with every training step."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.steps: Iterator[int] = iter(())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin where the training goes on."""
+        left = max(int(trainer.estimated_stepping_batches) - trainer.global_step, 0)
+        self.steps = self.progress(range(left), total=left, label=f"training, {left} steps")
+        next(self.steps, None)  # a generator counts an item when the one after it is asked for
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """One step further."""
+        next(self.steps, None)
 
 
 class _EpochLog(Callback):
