@@ -44,7 +44,7 @@ def predict(
         model: a ``CityClassifier``.
         data: a ``ChipDataModule`` whose cities are the model's.
         split: ``train``, ``val``, ``test`` or ``all``.
-        out: folder of the parts, ``part-<n>.parquet`` (GeoParquet; columns in ``formats``: chip_id, scene_id, truth,
+        out: folder of the parts, ``part-<n>.parquet`` (GeoParquet; columns chip_id, scene_id, truth,
             city, confidence, margin, entropy, unknown_score, top5, prob_<code>, embedding).
         embedding: also keep the pooled features (float32).
         chips_per_part: chips a part holds at least, except the last.

@@ -73,7 +73,7 @@ def fit(
         trainer = Trainer(
             max_epochs=max_epochs, callbacks=callbacks, logger=[*own, *loggers], enable_model_summary=False,
             enable_progress_bar=False, log_every_n_steps=1,
-            # a CPU repeats itself anyway, and asking for it costs a third of the speed
+            # a CPU repeats itself anyway
             deterministic="warn" if torch.accelerator.is_available() else None,
         )  # fmt: skip
         last = folder / "last.ckpt"
