@@ -1,6 +1,7 @@
 # make demo   set everything up and run the whole main job on the imagery that ships with the project
 # make test   set everything up and run every check
 # make check  make test plus the slow and browser tests that this machine can run
+# make bench  measure what benchmarks/README.md names, as ratios in one run
 # make lock   write requirements.lock anew from pyproject.toml
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
-.PHONY: demo test check lint lock clean
+.PHONY: demo test check bench lint lock clean
 
 demo: $(READY)
 	$(BIN)/dlslicer-geo run experiments/demo/config.yaml --out runs/demo
@@ -25,6 +26,9 @@ test: lint
 
 check: lint
 	$(BIN)/pytest -m "not gpu"
+
+bench: $(READY)
+	$(BIN)/python benchmarks/bench_prepare.py --out benchmarks/results.md
 
 # uv is bootstrapped with pip, into its own environment, when it is missing
 $(READY): requirements.lock pyproject.toml

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 _DOORS = {
-    "scan": "scenes", "cut": "chips", "split": "splits", "verify": "splits",
-    "ChipDataModule": "data", "ChipDataset": "data", "ChipSampler": "data", "SceneDataset": "data",
-    "CityClassifier": "model", "load": "model", "fit": "pipeline", "apply": "pipeline", "run": "pipeline",
-    "predict": "predict", "read_predictions": "predict", "score": "scores", "explain": "relevance",
-    "write_predictions": "layers", "write_saliency": "layers", "similar": "similarity", "webmap": "webmap",
-    "ChipGrid": "types", "SplitRule": "types", "Scene": "types", "Predictions": "types", "Saliency": "types",
-    "Layer": "types", "Report": "types", "DlslicerError": "errors",
+    "scan": "scenes", "cut": "chips", "split": "splits", "verify": "splits", "ChipDataModule": "data",
+    "ChipDataset": "data", "ChipSampler": "data", "SceneDataset": "data", "CityClassifier": "model",
+    "load": "model", "fit": "pipeline", "apply": "pipeline", "run": "pipeline", "import_checkpoint": "pipeline",
+    "download": "download", "predict": "predict", "read_predictions": "predict", "score": "scores",
+    "explain": "relevance", "write_predictions": "layers", "write_saliency": "layers", "similar": "similarity",
+    "webmap": "webmap", "ChipGrid": "types", "Reading": "types", "Channels": "types", "SplitRule": "types",
+    "Scene": "types", "Predictions": "types", "Saliency": "types", "Layer": "types", "Report": "types",
+    "DlslicerError": "errors",
 }  # fmt: skip
 
 __all__ = sorted([*_DOORS, "__version__"])
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dlslicer_geo.data import ChipDataset as ChipDataset
     from dlslicer_geo.data import ChipSampler as ChipSampler
     from dlslicer_geo.data import SceneDataset as SceneDataset
+    from dlslicer_geo.download import download as download
     from dlslicer_geo.errors import DlslicerError as DlslicerError
     from dlslicer_geo.layers import write_predictions as write_predictions
     from dlslicer_geo.layers import write_saliency as write_saliency
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from dlslicer_geo.model import load as load
     from dlslicer_geo.pipeline import apply as apply
     from dlslicer_geo.pipeline import fit as fit
+    from dlslicer_geo.pipeline import import_checkpoint as import_checkpoint
     from dlslicer_geo.pipeline import run as run
     from dlslicer_geo.predict import predict as predict
     from dlslicer_geo.predict import read_predictions as read_predictions
@@ -46,9 +49,11 @@ if TYPE_CHECKING:
     from dlslicer_geo.similarity import similar as similar
     from dlslicer_geo.splits import split as split
     from dlslicer_geo.splits import verify as verify
+    from dlslicer_geo.types import Channels as Channels
     from dlslicer_geo.types import ChipGrid as ChipGrid
     from dlslicer_geo.types import Layer as Layer
     from dlslicer_geo.types import Predictions as Predictions
+    from dlslicer_geo.types import Reading as Reading
     from dlslicer_geo.types import Report as Report
     from dlslicer_geo.types import Saliency as Saliency
     from dlslicer_geo.types import Scene as Scene
@@ -66,7 +71,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """Keeps ``dl.predict`` and ``dl.webmap`` the functions, although rooms of the same names get imported."""
+    """Keeps ``dl.predict``, ``dl.webmap`` ... the functions, although modules of the same names get imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _DOORS and isinstance(value, ModuleType)):

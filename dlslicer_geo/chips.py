@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dlslicer_geo.errors import GridError, TableError
 from dlslicer_geo.files import check_table
-from dlslicer_geo.types import ChipGrid
+from dlslicer_geo.types import APPROXIMATE, ChipGrid
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -35,6 +35,7 @@ COLUMNS = {
     "stride": "int",  # native pixels to the next chip
     "size": "int",  # pixels a side after resampling
     "valid_fraction": "float",
+    "approximate": "bool",  # the position says no more than the city
     "split": "str",  # train, val, test, unused
     "fold": "int",  # -1 where there is none
     "geometry": "any",  # the four corners of the window in EPSG:4326
@@ -48,7 +49,7 @@ ENLARGEMENT = 2
 """Largest factor by which a window may be enlarged to the size the model reads."""
 
 _NEEDED = {
-    **dict.fromkeys(("scene_id", "site", "crs"), "str"),
+    **dict.fromkeys(("scene_id", "site", "crs", "georef"), "str"),
     **dict.fromkeys(("city", "acquired"), "str?"),
     **dict.fromkeys(("width", "height"), "int"),
     **dict.fromkeys(("gsd_m", "valid_fraction"), "float"),
@@ -231,6 +232,7 @@ def _table(scenes: GeoDataFrame, windows: _Windows, valid: NDArray[np.float64], 
         "stride": windows.stride,
         "size": np.full(number, size, np.int64),
         "valid_fraction": valid,
+        "approximate": scenes["georef"].isin(APPROXIMATE).to_numpy()[windows.scene],
         "split": "unused",
         "fold": np.full(number, -1, np.int64),
     }

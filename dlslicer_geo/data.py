@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from torchgeo.datasets import RasterDataset
 from torchgeo.samplers import GeoSampler
 
+from dlslicer_geo import pixels
 from dlslicer_geo.errors import SceneError, SplitError
 from dlslicer_geo.types import SPLITS, Scene
 
@@ -44,23 +44,23 @@ class SceneDataset(RasterDataset):
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self._source = rasterio.open(scene.path)  # first: it says what is wrong with a file, TorchGeo skips it
+        self._source = pixels.open_source(scene.path)  # first: it says what is wrong with a file, TorchGeo skips it
         super().__init__(paths=scene.path, cache=False)
 
     def read(self, window: tuple[int, int, int, int], size: int) -> Tensor:
-        """Read a window of the first three bands.
+        """Read a window as red, green and blue.
 
         Args:
             window: row, col, height, width in pixels of the scene.
             size: edge of the chip after resampling.
 
         Returns:
-            uint8 (3, size, size): the very pixels when the window measures ``size``, otherwise bilinearly
-            resampled with antialiasing.
+            uint8 (3, size, size), as ``pixels.read`` gives it: the very pixels of uint8 imagery when the window
+            measures ``size``, otherwise bilinearly resampled with antialiasing.
         """
         row, col, height, width = window
-        pixels = torch.from_numpy(self._source.read((1, 2, 3), window=Window(col, row, width, height)))
-        return pixels if (height, width) == (size, size) else resize(pixels[None], size)[0]
+        image = torch.from_numpy(pixels.read(self._source, Window(col, row, width, height), self.scene.channels))
+        return image if (height, width) == (size, size) else resize(image[None], size)[0]
 
     def close(self) -> None:
         """Give the file handle back."""
@@ -79,8 +79,8 @@ class ChipDataset(Dataset[dict[str, Tensor]]):
         cities: codes in the order of the labels.
 
     Raises:
-        SceneError: if a scene has fewer than three bands or is not uint8, and when a chip is asked for, if its file
-            is gone or damaged.
+        SceneError: if the channels of a scene are not among its bands or nothing says how its pixels become uint8,
+            and when a chip is asked for, if its file is gone or damaged.
     """
 
     def __init__(self, scenes: GeoDataFrame, chips: GeoDataFrame, cities: Sequence[str]) -> None:
@@ -119,7 +119,7 @@ class ChipDataset(Dataset[dict[str, Tensor]]):
         try:
             return self._dataset(number).read(window, size)
         except OSError as error:  # rasterio's and TorchGeo's errors about files are OSErrors
-            scene, said = self.scenes[number], str(error).splitlines()[0]
+            scene, said = self.scenes[number], pixels.words(error)
             raise SceneError(
                 f"scene {scene.scene_id} cannot be read from {scene.path} ({said}): put the file back, or scan again"
             ) from error
@@ -301,8 +301,14 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def _check_pixels(scene: Scene) -> None:
-    if scene.bands < 3 or scene.dtype != "uint8":
+    if max(scene.channels.bands) > scene.bands:
         raise SceneError(
-            f"scene {scene.scene_id} has {scene.bands} band(s) of {scene.dtype}: "
-            "the model reads three bands of uint8; convert it (for instance with gdal_translate -scale -ot Byte)"
+            f"scene {scene.scene_id} has {scene.bands} band(s), so there is no band {max(scene.channels.bands)}: "
+            "change data.bands and scan again"
+        )
+    if "complex" in scene.dtype:
+        raise SceneError(f"scene {scene.scene_id} has pixels of {scene.dtype}: turn them into real numbers")
+    if scene.dtype != "uint8" and scene.channels.low is None:
+        raise SceneError(
+            f"scene {scene.scene_id} has pixels of {scene.dtype} and no values for black and white: scan again"
         )

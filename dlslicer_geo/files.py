@@ -104,7 +104,7 @@ def read_table(path: str | os.PathLike[str], columns: Mapping[str, str]) -> GeoD
 
     Args:
         path: the file.
-        columns: name → kind: ``str``, ``int``, ``float``, ``any``; a trailing ``?`` allows nulls.
+        columns: name → kind: ``str``, ``int``, ``float``, ``bool``, ``any``; a trailing ``?`` allows nulls.
 
     Raises:
         TableError: naming the file, the column and what is wrong with it.
@@ -129,7 +129,10 @@ def check_table(table: GeoDataFrame, columns: Mapping[str, str], name: str) -> N
     """
     from pandas.api import types
 
-    checks = {"str": _all_text, "int": types.is_integer_dtype, "float": types.is_numeric_dtype, "any": _anything}
+    checks = {
+        "str": _all_text, "int": types.is_integer_dtype, "float": types.is_numeric_dtype,
+        "bool": types.is_bool_dtype, "any": _anything,
+    }  # fmt: skip
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise TableError(f"{name} has no column {', '.join(missing)}: write the table again with this version")

@@ -112,6 +112,7 @@ def _look_alikes(
         "chip_id": chip_id[one],
         "city": city[one].astype(object),
         "site": site[one],
+        "approximate": chips["approximate"].to_numpy()[row[one]],
         "like_chip_id": chip_id[two],
         "like_city": city[two].astype(object),
         "like_site": site[two],

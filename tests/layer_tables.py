@@ -46,7 +46,7 @@ def chip_table(grids: dict[str, GeoBox], *, size: int, stride: int, city: str | 
                 rows.append((len(rows), scene_id, city, "a", "2018", row, col, size, size, stride, "test"))
     names = ["chip_id", "scene_id", "city", "site", "acquired", "row", "col", "height", "width", "stride", "split"]
     columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
-    return gpd.GeoDataFrame(columns, geometry=outlines, crs=4326)
+    return gpd.GeoDataFrame({**columns, "approximate": False}, geometry=outlines, crs=4326)
 
 
 def naip_grids(data_root: Path, names: Sequence[str]) -> dict[str, GeoBox]:

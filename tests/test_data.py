@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 from rasterio.windows import Window
 from torch.utils.data import DataLoader
 
@@ -16,7 +17,7 @@ from dlslicer_geo.chips import cut
 from dlslicer_geo.data import BalancedSampler, ChipDataModule, ChipDataset, ChipSampler, SceneDataset, flip, resize
 from dlslicer_geo.errors import SceneError, SplitError
 from dlslicer_geo.scenes import scan
-from dlslicer_geo.types import ChipGrid, Scene
+from dlslicer_geo.types import ChipGrid, Reading, Scene
 
 
 @pytest.fixture
@@ -107,12 +108,49 @@ def test_an_empty_split_is_refused_in_one_sentence(tables: tuple[Any, Any]) -> N
         ChipDataModule(scenes, chips).train_dataloader()
 
 
-def test_a_scene_of_another_pixel_type_is_refused_with_advice(raster: Any, tmp_path: Path) -> None:
-    raster("in/x_2020_1.tif", pixels=np.ones((3, 64, 64), np.uint16))
+def test_chips_of_wide_pixels_are_scaled_as_the_scene_table_says_and_bands_are_mapped(
+    raster: Any, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).integers(100, 4000, (4, 64, 64), dtype=np.uint16)
+    raster("in/x_2020_1.tif", pixels=values, photometric="minisblack", alpha="no")
+    scenes = scan(tmp_path / "in", reading=Reading(bands=(4, 1, 2)))
+    chips = cut(scenes, ChipGrid(size=32, stride=32, metres=None))
+    dataset = ChipDataset(scenes, chips, ("x",))
+    low, high = (np.array(scenes[name].iloc[0])[:, None, None] for name in ("low", "high"))
+    assert (low > 100).all()
+    expected = np.clip((values[[3, 0, 1], 32:, :32] - low) / (high - low) * 255, 0, 255)
+    assert np.abs(dataset[2]["image"].numpy() - expected).max() < 0.51
+
+
+def test_a_scene_without_its_channels_or_limits_is_refused_with_advice(raster: Any, tmp_path: Path) -> None:
+    raster("in/x_2020_1.tif", pixels=np.full((3, 64, 64), 9, np.uint16))
     scenes = scan(tmp_path / "in")
     chips = cut(scenes, ChipGrid(size=32, stride=32, metres=None))
-    with pytest.raises(SceneError, match=r"x_2020_1 has 3 band\(s\) of uint16.*convert"):
+    with pytest.raises(
+        SceneError, match=r"x_2020_1 has pixels of uint16 and no values for black and white: scan again"
+    ):
+        ChipDataset(scenes.assign(low=None, high=None), chips, ("x",))
+    scenes["channels"] = [[4, 1, 2]]
+    with pytest.raises(SceneError, match=r"x_2020_1 has 3 band\(s\), so there is no band 4"):
         ChipDataset(scenes, chips, ("x",))
+
+
+def test_chips_of_a_jpg_equal_pillow_crops_of_the_raw_image(raster: Any, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    picture = Image.fromarray(np.random.default_rng(0).integers(5, 250, (220, 300, 3), dtype=np.uint8))
+    picture.resize((900, 660)).save(root / "x_2020_1.jpg", quality=88)
+    (root / "x_2020_1.jgw").write_text("0.4\n0\n0\n-0.4\n400000\n3000000\n")
+    grid = ChipGrid(size=240, stride=120, metres=None)
+    scenes = scan(root, reading=Reading(crs="EPSG:32645"), prepared=tmp_path / "prepared", grid=grid)
+    chips = cut(scenes, grid)
+    dataset = ChipDataset(scenes, chips, ("x",))
+    assert len(chips) == 6 * 4
+    with Image.open(root / "x_2020_1.jpg") as decoded:
+        for i, chip in enumerate(chips.to_dict("records")):
+            left, top = chip["col"], chip["row"]
+            crop = decoded.crop((left, top, left + chip["width"], top + chip["height"]))
+            assert (dataset[i]["image"].numpy().transpose(1, 2, 0) == np.asarray(crop)).all()
 
 
 def test_resize_is_antialiased_and_leaves_a_constant_alone() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dlslicer_geo as dl
-from dlslicer_geo.cli import VERBS
+from dlslicer_geo.cli.verbs import VERBS
 
 PACKAGE = Path(dl.__file__).parent
 

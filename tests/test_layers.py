@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import sqlite3
 from contextlib import closing
@@ -196,6 +197,28 @@ def test_the_same_input_gives_the_same_bytes(
         )
     assert pyogrio.get_gdal_config_option("OGR_CURRENT_DATE") is None
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_every_output_of_approximate_chips_says_so(tmp_path: Path) -> None:
+    grids = {f"s{i}": grid_at("EPSG:32643", 653_000 + 500 * i, 4_791_000, (480, 480), 2000 / 4800) for i in range(2)}
+    chips = chip_table(grids, size=480, stride=480).assign(approximate=True)
+    layers = write_predictions(predictions(chips), chips, tmp_path)
+    assert all(layer.approximate for layer in layers)
+    assert sorted(path.name for path in (tmp_path / "city").glob("*.tif")) == ["s0.tif", "s1.tif"]  # no neighbours
+    for layer in layers[1:]:
+        with rasterio.open(layer.path) as source:
+            assert source.tags()["POSITION"].startswith("approximate")
+    assert gpd.read_file(layers[0].path, layer="predictions")["approximate"].all()
+    with closing(sqlite3.connect(layers[0].path)) as database:
+        style, description = database.execute("SELECT styleQML, description FROM layer_styles").fetchone()
+    assert "chico (approximate position)" in style
+    assert 'value="dash"' in style
+    assert "no distance" in description
+    why = saliency(chips, grids, {"layer4": np.ones((2, 4, 4), np.float32)})
+    exact, vague = write_saliency(dataclasses.replace(why, approximate=("s1",)), tmp_path)
+    assert (exact.approximate, vague.approximate) == (False, True)
+    with rasterio.open(vague.path) as source:
+        assert "POSITION" in source.tags()
 
 
 def test_a_chip_that_is_not_in_the_table_is_an_error(almaty: gpd.GeoDataFrame, tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def data() -> Chips:
         **{"city_name": None, "path": "a.tif", "crs": "EPSG:32643", "width": 96, "height": 48, "bands": 3},
         **{"dtype": "uint8", "nodata": None, "gsd_m": 1.0, "acquired": None, "georef": "geotiff"},
         **{"accuracy_m": None, "sha256": "", "valid_fraction": 1.0, "site": "s"},
+        **{"source": "a.tif", "channels": (1, 2, 3), "low": None, "high": None},
     }
     scenes = [
         scene | {"scene_id": name, "city": city, "transform": [1.0, 0.0, east, 0.0, -1.0, 4_800_000.0]}

@@ -17,7 +17,7 @@ from rasterio.enums import ColorInterp
 from dlslicer_geo.chips import cut
 from dlslicer_geo.errors import SceneError, TableError
 from dlslicer_geo.scenes import channel_statistics, scan
-from dlslicer_geo.types import ChipGrid, Scene
+from dlslicer_geo.types import ChipGrid, Reading, Scene
 
 Raster = Callable[..., Path]
 
@@ -97,7 +97,7 @@ def test_a_single_valid_pixel_still_has_an_outline(raster: Raster) -> None:
 
 
 def test_long_edges_stay_within_half_a_pixel(raster: Raster) -> None:
-    pixels = np.ones((1, 12, 9000), np.uint8)  # 270 km: a straight line in degrees would be 1.5 km, 50 px off
+    pixels = np.full((1, 12, 9000), 90, np.uint8)  # 270 km: a straight line in degrees would be 1.5 km, 50 px off
     scenes = scan(raster("a.tif", pixels=pixels, gsd=30.0, origin=(300_000.0, 6_500_000.0)), pattern=None)
     scene = Scene.from_record(scenes.to_dict("records")[0])
     edge = shapely.points([corner_on_ground(scene, col, 0) for col in range(0, 9001, 50)])
@@ -105,10 +105,14 @@ def test_long_edges_stay_within_half_a_pixel(raster: Raster) -> None:
     assert metres.max() < 15
 
 
-def test_white_holes_without_nodata_show_as_saturated(data_root: Path) -> None:
-    scenes = scan(data_root / "banepa", pattern=None)
-    assert scenes["valid_fraction"].item() == 1
-    assert 0.005 < scenes["saturated_fraction"].item() < 0.05
+def test_white_holes_show_as_saturated_where_they_are_not_looked_for(raster: Raster) -> None:
+    pixels = np.full((3, 200, 200), 90, np.uint8)
+    pixels[:, 100:] = 255
+    path = raster("a.tif", pixels=pixels)
+    scenes = scan(path, pattern=None, reading=Reading(holes=False))
+    assert (scenes["valid_fraction"].item(), scenes["saturated_fraction"].item()) == (1, 0.5)
+    scenes = scan(path, pattern=None)
+    assert (scenes["valid_fraction"].item(), scenes["saturated_fraction"].item()) == (0.5, 0)
 
 
 def test_contrast_is_a_share_of_the_range_of_the_pixel_type(raster: Raster, tmp_path: Path) -> None:
@@ -157,13 +161,36 @@ def test_channel_statistics_leave_out_what_is_not_valid(raster: Raster) -> None:
 
 
 def test_grey_scenes_repeat_their_band_and_alpha_is_no_colour(raster: Raster, tmp_path: Path) -> None:
-    grey = np.random.default_rng(0).integers(0, 65535, (2, 32, 32), dtype=np.uint16)
-    grey[1] = 65535
+    grey = np.random.default_rng(0).integers(1, 250, (2, 32, 32), dtype=np.uint8)
+    grey[1] = 255
     raster("grey.tif", pixels=grey, photometric="minisblack", alpha="yes")
     scenes = scan(tmp_path, pattern=None)
     found = channel_statistics(scenes, cut(scenes, ChipGrid(size=32, stride=32, metres=None)))
     assert found.filter(like="mean").iloc[0].to_list() == pytest.approx([grey[0].mean()] * 3)
     assert found.filter(like="std").iloc[0].to_list() == pytest.approx([grey[0].std()] * 3)
+
+
+def test_channel_statistics_are_those_of_what_the_model_sees(raster: Raster, tmp_path: Path) -> None:
+    wide = np.random.default_rng(0).integers(100, 4000, (4, 64, 64), dtype=np.uint16)
+    raster("wide.tif", pixels=wide, photometric="minisblack", alpha="no")
+    scenes = scan(tmp_path, pattern=None, reading=Reading(bands=(4, 1, 2), scaling=(100.0, 2000.0)))
+    chips = cut(scenes, ChipGrid(size=32, stride=32, metres=None))
+    found = channel_statistics(scenes, chips)
+    shown = np.rint(np.clip((wide[[3, 0, 1]].astype(float) - 100) / 1900, 0, 1) * 255)
+    for row, col, values in zip(chips["row"], chips["col"], found.to_numpy()[:, 1:], strict=True):
+        part = shown[:, row : row + 32, col : col + 32]
+        assert values[::2] == pytest.approx(part.mean(axis=(1, 2)), abs=0.01)
+        assert values[1::2] == pytest.approx(part.std(axis=(1, 2)), abs=0.01)
+
+
+def test_channel_statistics_leave_out_holes_that_no_mask_declares(raster: Raster) -> None:
+    pixels = np.full((3, 256, 256), 90, np.uint8)
+    pixels[:, :, 100:] = 255
+    scenes = scan(raster("a.tif", pixels=pixels), pattern=None)
+    chips = cut(scenes, ChipGrid(size=64, stride=64, metres=None, min_valid=0.1))
+    assert set(chips["col"]) == {0, 64}
+    found = channel_statistics(scenes, chips).to_numpy()[:, 1:]
+    assert (found == [90, 0, 90, 0, 90, 0]).all()
 
 
 def test_channel_statistics_say_which_scene_is_missing(raster: Raster, tmp_path: Path) -> None:

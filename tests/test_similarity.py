@@ -18,6 +18,7 @@ CITIES = ("ALA", "BOM", "CAI")
 def table(cities: list[str | None]) -> gpd.GeoDataFrame:
     x = np.arange(len(cities)) * 0.01
     columns = {"chip_id": np.arange(len(cities)), "city": cities, "site": [f"S{i % 4}" for i in range(len(cities))]}
+    columns["approximate"] = [False] * len(cities)
     return gpd.GeoDataFrame(columns, geometry=shapely.box(x, x * 0, x + 0.01, x * 0 + 0.01), crs="EPSG:4326")
 
 
@@ -123,8 +124,8 @@ def test_an_embedding_of_zeros_is_like_nothing() -> None:
 def test_the_columns_are_those_of_the_format() -> None:
     found, chips = random_answers(9)
     _, alike = similar(found, chips)
-    columns = ["chip_id", "city", "site", "like_chip_id", "like_city", "like_site", "rank", "cosine", "geometry"]
-    assert list(alike.columns) == columns
+    mine, like = ["chip_id", "city", "site", "approximate"], ["like_chip_id", "like_city", "like_site"]
+    assert list(alike.columns) == [*mine, *like, "rank", "cosine", "geometry"]
     assert alike.crs == "EPSG:4326"
 
 

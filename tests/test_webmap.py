@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -19,8 +20,9 @@ from pyproj import Transformer
 from shapely.geometry import Point, box
 
 from dlslicer_geo.errors import LayerError
-from dlslicer_geo.types import Layer
+from dlslicer_geo.types import Channels, Layer
 from dlslicer_geo.webmap import webmap
+from dlslicer_geo.webmap.overlays import picture
 
 CITIES = ("chico", "claremont", "riverside", "eureka", "<img src=x onerror=alert(1)>")
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2")
@@ -224,6 +226,32 @@ def test_imagery_is_clear_where_it_is_not_valid_and_never_large(tmp_path: Path) 
     drawn = pixels_of(content_of(tmp_path / "map.html")["sections"][0]["groups"][0]["items"][0]["src"])
     assert max(drawn.shape) == 2048
     assert drawn[drawn.shape[0] // 2, 100, 3] == 0 and drawn[drawn.shape[0] // 2, -100, 3] == 255
+
+
+def test_imagery_is_drawn_as_the_model_sees_it(tmp_path: Path) -> None:
+    values = np.full((3, 64, 64), 1500, np.uint16)
+    path = write(tmp_path / "u.tif", values, "EPSG:32643", Affine(2, 0, 655_000, 0, -2, 4_790_000))
+    channels = Channels(bands=(1, 2, 3), low=(1000, 1000, 0), high=(2000, 3000, 1500))
+    layer = Layer(kind="image", path=path, title="u", channels=channels)
+    drawn = pixels_of(picture(layer)["src"])
+    middle = drawn[drawn.shape[0] // 2, drawn.shape[1] // 2]
+    assert [int(value) for value in middle[:3]] == pytest.approx([128, 64, 255], abs=4)
+
+
+def test_approximate_positions_are_said_in_the_panel_and_dashed(tmp_path: Path) -> None:
+    scenes = gpd.GeoDataFrame(
+        {"city": ["ALA", "ALA"], "site": ["a", "b"], "georef": ["approximate", "geotiff"]},
+        geometry=[box(76.9, 43.2, 76.92, 43.22), box(77, 43.2, 77.02, 43.22)],
+        crs=4326,
+    )
+    scenes.to_parquet(tmp_path / "scenes.parquet")
+    layer = Layer(kind="scenes", path=tmp_path / "scenes.parquet", title="Scenes")
+    webmap([layer]).save(tmp_path / "exact.html")
+    groups = content_of(tmp_path / "exact.html")["sections"][0]["groups"]
+    assert [group["name"] for group in groups] == ["ALA", "ALA (approximate)"]
+    assert content_of(tmp_path / "exact.html")["approximate"] is False
+    webmap([dataclasses.replace(layer, approximate=True)]).save(tmp_path / "vague.html")
+    assert content_of(tmp_path / "vague.html")["approximate"] is True
 
 
 def test_a_map_of_two_continents_starts_at_its_first_place(tmp_path: Path) -> None:

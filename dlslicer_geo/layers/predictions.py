@@ -1,7 +1,8 @@
 """Predictions and the chip table in, a GeoPackage of chips and COGs of city and confidence per area out.
 
 An area is a scene of at least four chips, or the smaller scenes of one city, date and UTM zone together; a small
-scene of an unknown city stays alone. Everything derives from the chip table: no image is opened.
+scene of an unknown city or of approximate position stays alone. Everything derives from the chip table: no image is
+opened.
 """
 
 from __future__ import annotations
@@ -72,12 +73,16 @@ def write_predictions(
     folder, origin = Path(out), dict(provenance or {})
     table = vectors.prediction_table(chips, found.cities, found.probabilities, found.truth)
     path = vectors.write_geopackage(table, folder / "predictions.gpkg", found.cities, origin)
-    layers = [Layer(kind="chips", path=path, title="Predicted city", cities=found.cities, note=CAVEAT)]
+    vague = bool(chips["approximate"].any())
+    layers = [
+        Layer(kind="chips", path=path, title="Predicted city", cities=found.cities, note=CAVEAT, approximate=vague)
+    ]
     areas = _areas(chips)
     for name, (epsg, at) in progress(areas.items(), total=len(areas), label="areas"):
         area = _average(chips.iloc[at], found.probabilities[at], epsg)
         group = found.truth[at[0]] or str(chips["site"].iloc[at[0]])
-        layers += _write_area(area, found.cities, folder, file_name(name), group, origin)
+        about = _About(name=name, group=group, approximate=bool(chips["approximate"].iloc[at].any()))
+        layers += _write_area(area, found.cities, folder, about, origin)
     log.info("wrote %d chips and %d areas", len(chips), len(areas))
     return layers
 
@@ -90,6 +95,15 @@ class _Area:
     confidence: NDArray[np.float32]
     epsg: int
     transform: Affine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _About:
+    """What is said of an area beside its cells."""
+
+    name: str
+    group: str
+    approximate: bool
 
 
 def _join(found: Predictions, chips: gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame, Predictions]:
@@ -125,7 +139,7 @@ def _areas(chips: gpd.GeoDataFrame) -> dict[str, tuple[int, NDArray[np.int64]]]:
     )
     first = chips.drop_duplicates("scene_id").set_index("scene_id").loc[scene.index]
     scene["epsg"] = np.where(scene["lat"] >= 0, 32601, 32701) + ((scene["lon"] + 180) // 6 % 60).astype(int)
-    own = (scene["n"] >= OWN_AREA) | first["city"].isna()
+    own = (scene["n"] >= OWN_AREA) | first["city"].isna() | first["approximate"]
     together = first["city"].astype(str) + "_" + first["acquired"].fillna("undated") + "_" + scene["epsg"].astype(str)
     scene["area"] = np.where(own, scene.index.astype(str), together)
     area = chips["scene_id"].map(scene["area"]).to_numpy(str)
@@ -184,9 +198,11 @@ def _covered(
 
 
 def _write_area(
-    area: _Area, cities: tuple[str, ...], folder: Path, name: str, group: str, provenance: Mapping[str, str]
+    area: _Area, cities: tuple[str, ...], folder: Path, about: _About, provenance: Mapping[str, str]
 ) -> list[Layer]:
-    tags = {"CITIES": " ".join(cities), files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
+    name, vague = file_name(about.name), about.approximate
+    tags = {"POSITION": styles.APPROXIMATE_NOTE} if vague else {}
+    tags |= {"CITIES": " ".join(cities), files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
     grid: dict[str, Any] = {"crs": f"EPSG:{area.epsg}", "transform": area.transform}
     city = Raster(values=area.city[None], nodata=NODATA, names=["predicted city"], tags=tags, cities=cities, **grid)
     sure = Raster(values=area.confidence[None], nodata=float("nan"), names=["confidence"], tags=tags, **grid)
@@ -194,7 +210,8 @@ def _write_area(
     write_cog(city_path, city, qml=styles.palette_qml(cities))
     write_cog(sure_path, sure, qml=styles.ramp_qml(styles.sequential()))
     note = "Averaged over the chips that cover a cell of one stride."
+    shared: dict[str, Any] = {"group": about.group, "note": note, "approximate": vague}
     return [
-        Layer(kind="city", path=city_path, title=f"{name}: city", group=group, cities=cities, note=note),
-        Layer(kind="confidence", path=sure_path, title=f"{name}: confidence", group=group, limits=(0, 1), note=note),
+        Layer(kind="city", path=city_path, title=f"{name}: city", cities=cities, **shared),
+        Layer(kind="confidence", path=sure_path, title=f"{name}: confidence", limits=(0, 1), **shared),
     ]

@@ -94,6 +94,7 @@ def _write(why: Saliency, at: NDArray[np.int64], folder: Path, provenance: Mappi
         title=f"{scene}: why {city}",
         group=city,
         limits=(-limit, limit),
+        approximate=scene in why.approximate,
         note=f"{why.method}, {why.layers[-1]}: red speaks for the city, blue against it; raw values, "
         "every scene and city has its own scale.",
     )
@@ -132,5 +133,7 @@ def _tags(why: Saliency, at: NDArray[np.int64], lattice: Lattice) -> dict[str, s
         f"first cell {lattice.origin[0]} {lattice.origin[1]} from pixel 0 0",
         "BLENDING": "bilinear, half-sample Hann weights, divided by their sum",
     }
+    if why.scene_id[at[0]] in why.approximate:
+        tags["POSITION"] = styles.APPROXIMATE_NOTE
     notes = {f"NOTE_{name.upper()}": text for name, text in why.notes.items()}
     return {name: str(value) for name, value in {**tags, **notes}.items()}

@@ -30,6 +30,10 @@ CONFIDENCE = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
 """Low to high confidence (ColorBrewer Blues)."""
 
 
+APPROXIMATE_NOTE = "approximate: somewhere in its city; no distance, overlap or adjacency follows from it"
+"""What outputs say of scenes whose position says no more than the city."""
+
+
 class Stop(NamedTuple):
     """One colour of a ramp: from this value on, this colour and opacity (0 to 255)."""
 
@@ -63,8 +67,11 @@ def sequential() -> list[Stop]:
     return [Stop(i / (len(CONFIDENCE) - 1), colour, 255) for i, colour in enumerate(CONFIDENCE)]
 
 
-def chips_qml(cities: Sequence[str]) -> str:
-    """QML of chips filled by the column ``city``: one category, legend entry and symbol per city."""
+def chips_qml(cities: Sequence[str], *, approximate: bool = False) -> str:
+    """QML of chips filled by the column ``city``: one category, legend entry and symbol per city.
+
+    Where the position is approximate, the legend says so and the outlines are dashed.
+    """
     document = ET.Element("qgis", version="3.34", styleCategories="Symbology")
     renderer = ET.SubElement(
         document, "renderer-v2", type="categorizedSymbol", attr="city", symbollevels="0", forceraster="0"
@@ -72,9 +79,10 @@ def chips_qml(cities: Sequence[str]) -> str:
     categories = ET.SubElement(renderer, "categories")
     symbols = ET.SubElement(renderer, "symbols")
     for index, city in enumerate(cities):
-        entry = {"render": "true", "symbol": str(index), "value": city, "label": city, "type": "string"}
+        label = f"{city} (approximate position)" if approximate else city
+        entry = {"render": "true", "symbol": str(index), "value": city, "label": label, "type": "string"}
         ET.SubElement(categories, "category", entry)
-        _add_fill(symbols, str(index), rgb(city_colour(index)))
+        _add_fill(symbols, str(index), rgb(city_colour(index)), "dash" if approximate else "solid")
     ET.SubElement(document, "legend", type="default-vector", showLabelLegend="0")
     return _text(document)
 
@@ -112,7 +120,7 @@ def _raster(kind: str, *, band: int = 1) -> tuple[ET.Element, ET.Element]:
     return document, renderer
 
 
-def _add_fill(symbols: ET.Element, name: str, colour: tuple[int, int, int]) -> None:
+def _add_fill(symbols: ET.Element, name: str, colour: tuple[int, int, int], line: str) -> None:
     symbol = ET.SubElement(symbols, "symbol", type="fill", name=name, alpha="1", clip_to_extent="1")
     layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "pass": "0", "locked": "0"})
     options = ET.SubElement(layer, "Option", type="Map")
@@ -121,7 +129,7 @@ def _add_fill(symbols: ET.Element, name: str, colour: tuple[int, int, int]) -> N
         "color": f"{red},{green},{blue},140",
         "style": "solid",
         "outline_color": f"{red},{green},{blue},255",
-        "outline_style": "solid",
+        "outline_style": line,
         "outline_width": "0.4",
         "outline_width_unit": "MM",
     }

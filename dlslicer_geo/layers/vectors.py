@@ -23,7 +23,7 @@ LAYER = "predictions"
 FIXED_DATE = "2000-01-01T00:00:00Z"
 """What stands for the time of writing: the same table must give the same bytes."""
 
-CHIP_COLUMNS = ["scene_id", "site", "acquired", "row", "col", "height", "width", "stride", "split"]
+CHIP_COLUMNS = ["scene_id", "site", "acquired", "row", "col", "height", "width", "stride", "split", "approximate"]
 
 
 def prediction_table(
@@ -38,9 +38,9 @@ def prediction_table(
         truth: n city codes, None where unknown.
 
     Returns:
-        ``chip_id scene_id site acquired row col height width stride split truth city confidence margin entropy top5
-        colour prob_<code>`` and the chips' geometry. ``margin`` is the lead over the second city, ``entropy`` in
-        units of the entropy of not knowing anything (0 to 1), ``colour`` that of the predicted city.
+        ``chip_id scene_id site acquired row col height width stride split approximate truth city confidence margin
+        entropy top5 colour prob_<code>`` and the chips' geometry. ``margin`` is the lead over the second city,
+        ``entropy`` in units of the entropy of not knowing anything (0 to 1), ``colour`` that of the predicted city.
     """
     values = probabilities.astype(np.float64)
     order = np.argsort(-values, axis=1, kind="stable")[:, :5]
@@ -78,7 +78,8 @@ def write_geopackage(
         pyogrio.write_dataframe(
             table, temporary, layer=LAYER, driver="GPKG", geometry_type="Polygon", dataset_metadata=metadata
         )
-        pyogrio.write_dataframe(_style_row(cities), temporary, layer="layer_styles", driver="GPKG")
+        style = _style_row(cities, approximate=bool(table["approximate"].any()))
+        pyogrio.write_dataframe(style, temporary, layer="layer_styles", driver="GPKG")
     return path
 
 
@@ -93,7 +94,7 @@ def _fixed_date() -> Iterator[None]:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
 
 
-def _style_row(cities: Sequence[str]) -> pd.DataFrame:
+def _style_row(cities: Sequence[str], *, approximate: bool) -> pd.DataFrame:
     """The one row of the table in which QGIS looks for the style of a layer."""
     row = {
         "f_table_catalog": "",
@@ -101,10 +102,10 @@ def _style_row(cities: Sequence[str]) -> pd.DataFrame:
         "f_table_name": LAYER,
         "f_geometry_column": "geom",
         "styleName": LAYER,
-        "styleQML": styles.chips_qml(cities),
+        "styleQML": styles.chips_qml(cities, approximate=approximate),
         "styleSLD": "",
         "useAsDefault": True,
-        "description": "predicted city",
+        "description": f"position {styles.APPROXIMATE_NOTE}" if approximate else "predicted city",
         "owner": "",
         "ui": None,
         "update_time": FIXED_DATE,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from dlslicer_geo.config import Config, DataConfig, ExplainConfig, MapConfig, PredictConfig
+from dlslicer_geo.config import Config, DataConfig, ExplainConfig, MapConfig, PredictConfig, is_address
 from dlslicer_geo.errors import ConfigError, ModelError
 from dlslicer_geo.pipeline.runs import Run, check_paths, execute
 from dlslicer_geo.pipeline.stations import APPLIED, STATIONS
-from dlslicer_geo.types import ChipGrid, Progress, quiet
+from dlslicer_geo.scenes.sources import redact
+from dlslicer_geo.types import ChipGrid, Progress, Reading, quiet
 
 if TYPE_CHECKING:
     from dlslicer_geo.model import CityClassifier
+
+DL_SLICER_CHIP = {"size": 480, "stride": 240, "metres": 200.0}
+"""The chips of the published models."""
 
 VERBS = tuple(station.name for station in STATIONS)
 """The stations' names, in order."""
@@ -49,17 +54,20 @@ def apply(
     images: Sequence[str | Path],
     out: str | Path,
     *,
+    reading: Reading | None = None,
     force: bool = False,
     progress: Progress = quiet,
 ) -> Run:
     """Use a trained model on new images: predictions, saliency and a map in one folder.
 
-    The images need a position but no city. Chips are cut as the model was trained, at half overlap.
+    The images need a position but no city. Chips are cut as the model was trained, at half overlap, and their pixels
+    read with the bands and the scaling it was trained with, unless ``reading`` says otherwise.
 
     Args:
         model: a checkpoint, or a run folder that holds ``model.ckpt``.
-        images: GeoTIFFs and folders of GeoTIFFs.
+        images: images, folders, list files, addresses: whatever :func:`dlslicer_geo.scan` takes.
         out: folder for everything that is made.
+        reading: how the images become scenes.
         force: do it even where nothing has changed.
         progress: shows how far long work is.
 
@@ -67,19 +75,22 @@ def apply(
         ConfigError: if an image does not exist, or ``out`` holds an experiment.
         ModelError: if the model cannot be used.
     """
-    given = tuple(Path(image) for image in images)
-    lacking = [str(path) for path in given if not path.exists()]
+    given = tuple(str(image) for image in images)
+    lacking = [path for path in given if not is_address(path) and not Path(path).exists()]
     if lacking or not given:
-        raise ConfigError(f"{', '.join(lacking) or 'no image'} does not exist: give GeoTIFFs or folders of GeoTIFFs")
+        raise ConfigError(f"{', '.join(lacking) or 'no image'} does not exist: give images or folders of images")
     if (Path(out) / "split_certificate.json").exists():
         raise ConfigError(f"{out} is the run folder of an experiment, whose tables would be lost: give --out another")
     checkpoint = Path(model) / "model.ckpt" if Path(model).is_dir() else Path(model)
+    chip = _chip_of(checkpoint)
+    size, first = int(chip["size"]), PurePosixPath(redact(given[0]))
+    root = given[0] if is_address(given[0]) else str(Path(given[0]).parent.absolute())
     config = Config(
-        data=DataConfig(root=str(given[0].parent.absolute()), pattern=None),
-        chips=_grid_of(checkpoint),
+        data=_reading(reading or Reading(), chip, root),
+        chips=ChipGrid(size=size, stride=max(1, size // 2), metres=chip["metres"]),
         predict=PredictConfig(split="all"),
         explain=ExplainConfig(scenes="all"),
-        map=MapConfig(title=f"What {Path(model).name} sees in {given[0].stem}"),
+        map=MapConfig(title=f"What {Path(model).name} sees in {first.stem}"),
     )
     made = Run(config=config, folder=Path(out), model_path=checkpoint, images=given, progress=progress)
     return execute(made, APPLIED, force=force)
@@ -104,11 +115,39 @@ def fit(model: CityClassifier, data: Any, **options: Any) -> CityClassifier:
     return room.fit(model, data, **options)
 
 
-def _grid_of(checkpoint: Path) -> ChipGrid:
+def import_checkpoint(checkpoint: str | Path, out: str | Path, *, cities: str | Path | None = None) -> Path:
+    """Turn a checkpoint of the DL-SLICER authors into a ``model.ckpt``, without running anything that is in it.
+
+    Args:
+        checkpoint: the authors' file.
+        out: folder for ``model.ckpt``.
+        cities: list of cities whose order is that of the outputs; None takes the 45 of DL-SLICER.
+
+    Raises:
+        ConfigError: if the list of cities cannot be read.
+        ModelError: if the file is no such checkpoint, naming what was found.
+    """
+    from dlslicer_geo.model.imports import import_checkpoint as convert
+    from dlslicer_geo.scenes import city_order
+
+    codes = city_order(cities, "dl-slicer") or []
+    return convert(checkpoint, out, cities=codes, chip=DL_SLICER_CHIP)
+
+
+def _chip_of(checkpoint: Path) -> dict[str, Any]:
+    """What the model says about the chips it was trained on."""
     from dlslicer_geo import model as room
 
     chip = dict(room.load(checkpoint).hparams["chip"])
     if "size" not in chip:
         raise ModelError(f"{checkpoint} does not say what chips it was trained on: train again, or set chip=")
-    size = int(chip["size"])
-    return ChipGrid(size=size, stride=max(1, size // 2), metres=chip["metres"])
+    return chip
+
+
+def _reading(asked: Reading, chip: dict[str, Any], root: str) -> DataConfig:
+    """How images are read for a model: what was asked for, else what it was trained with."""
+    plain = {field.name: getattr(asked, field.name) for field in dataclasses.fields(Reading)}
+    plain["bands"] = asked.bands or (tuple(chip["bands"]) if chip.get("bands") else None)
+    if asked.scaling == "auto" and chip.get("low"):
+        plain["scaling"] = tuple(zip(chip["low"], chip["high"], strict=True))
+    return DataConfig(root=root, pattern=None, **plain)

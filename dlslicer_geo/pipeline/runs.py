@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dlslicer_geo import __version__
-from dlslicer_geo.config import Config, to_dict
+from dlslicer_geo.config import Config, is_address, to_dict
 from dlslicer_geo.errors import ConfigError, DlslicerError, TableError
 from dlslicer_geo.files import read_json, read_table, sha256_file, sha256_json, write_json, write_text
-from dlslicer_geo.types import Layer, Progress, quiet
+from dlslicer_geo.types import Channels, Layer, Progress, quiet
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
-HALL = ("errors.py", "types.py", "files.py")
+HALL = ("errors", "types", "files", "pixels")
 VERSIONS = (
     "torch",
     "torchvision",
@@ -50,12 +50,14 @@ class Done:
 
     Args:
         files: what it wrote.
+        large: what it wrote that is too large to be hashed each time; its size is compared.
         layers: those of them that belong on a map.
         notes: what a reader of ``run.json`` must know.
     """
 
     files: Sequence[Path]
     layers: Sequence[Layer] = ()
+    large: Sequence[Path] = ()
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -86,7 +88,7 @@ class Run:
         config: what is done.
         folder: where it goes.
         model_path: the checkpoint to use; None takes the one that ``fit`` writes here.
-        images: files and folders to scan instead of ``data.root``.
+        images: files, folders and addresses to scan instead of ``data.root``.
         progress: shows how far long work is.
         resuming: whether the station at work was started before with the same inputs.
         station: the station at work.
@@ -97,7 +99,7 @@ class Run:
     config: Config
     folder: Path
     model_path: Path | None = None
-    images: tuple[Path, ...] = ()
+    images: tuple[str, ...] = ()
     progress: Progress = quiet
     resuming: bool = False
     station: Station | None = None
@@ -117,11 +119,13 @@ class Run:
     @cached_property
     def plain_config(self) -> dict[str, Any]:
         """The resolved configuration, its paths relative to the run folder so that both can be moved together."""
+        from dlslicer_geo.scenes.sources import redact
+
         plain = to_dict(self.config)
-        for section, key in (("data", "root"), ("data", "cities")):
-            value = plain[section][key]
-            if value and "://" not in value:
-                plain[section][key] = os.path.relpath(value, self.folder.resolve())
+        for key in ("root", "cities", "sidecar"):
+            value = plain["data"][key]
+            if value:
+                plain["data"][key] = redact(value) if is_address(value) else relative_to(self.folder, value)
         return plain
 
     @property
@@ -155,7 +159,8 @@ class Run:
         from dlslicer_geo.scenes import COLUMNS
 
         table = read_table(self.folder / "scenes.parquet", COLUMNS)
-        table["path"] = [p if p.startswith("/vsi") else str((self.folder / p).resolve()) for p in table["path"]]
+        for column in ("path", "source"):
+            table[column] = [p if is_address(p) else str((self.folder / p).resolve()) for p in table[column]]
         return table
 
     def chips(self, name: str = "") -> GeoDataFrame:
@@ -194,9 +199,13 @@ class Run:
         return state
 
     def _listing(self) -> list[tuple[str, int, int]]:
-        roots = self.images or (Path(self.config.data.root),)
+        """Name, size and time of every local file there is to scan; of what lies elsewhere the address alone."""
+        data = self.config.data
+        given = [*(self.images or (data.root,)), *(path for path in (data.cities, data.sidecar) if path)]
+        roots = [Path(root) for root in given if not is_address(root)]
         files = [f for root in roots for f in (sorted(root.rglob("*")) if root.is_dir() else [root])]
-        return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+        there = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+        return [*there, *((root, 0, 0) for root in given if is_address(root))]
 
 
 def execute(run: Run, stations: Sequence[Station], *, force: bool = False) -> Run:
@@ -221,7 +230,7 @@ def _do(run: Run, station: Station, force: bool) -> bool:
     sections = {name: run.plain_config[name] for name in station.sections}
     key = sha256_json({"sections": sections, "inputs": inputs, "code": _code_hash(station)})
     before = run.record(station.name)
-    if not force and before.get("key") == key and before["status"] == "done" and _intact(run, before["outputs"]):
+    if not force and before.get("key") == key and before["status"] == "done" and _intact(run, before):
         logger.info("%s: up to date, nothing to do", station.name)
         return False
     run.station, run.resuming = station, not force and before.get("key") == key
@@ -235,8 +244,10 @@ def _do(run: Run, station: Station, force: bool) -> bool:
         raise
     seconds = round(time.monotonic() - begin, 2)
     outputs = {os.path.relpath(path, run.folder): sha256_file(path) for path in done.files}
+    large = {os.path.relpath(path, run.folder.resolve()): path.stat().st_size for path in done.large}
     layers = [_plain_layer(run.folder, layer) for layer in done.layers]
     record = {"status": "done", "seconds": seconds, "key": key, "inputs": inputs, "outputs": outputs}
+    record |= {"large_outputs": large} if large else {}
     run.note(station.name, record | {"layers": layers} | done.notes)
     logger.info("%s: done in %.1f s", station.name, seconds)
     return True
@@ -248,20 +259,28 @@ def check_paths(config: Config) -> None:
     Raises:
         ConfigError: naming the key and the path.
     """
-    for key, value in (("data.root", config.data.root), ("data.cities", config.data.cities)):
-        if value and "://" not in value and not Path(value).exists():
+    data = config.data
+    for key, value in (("data.root", data.root), ("data.cities", data.cities), ("data.sidecar", data.sidecar)):
+        if value and not is_address(value) and not Path(value).exists():
             raise ConfigError(f"{key} is {value}, which does not exist: give the path of what is there")
 
 
-def _intact(run: Run, outputs: dict[str, str]) -> bool:
-    return all(
-        (run.folder / name).is_file() and sha256_file(run.folder / name) == sha for name, sha in outputs.items()
+def relative_to(folder: Path, path: str) -> str:
+    """A path as seen from a run folder, so that both can be moved together; addresses stay as they are."""
+    return path if is_address(path) else os.path.relpath(path, folder.resolve())
+
+
+def _intact(run: Run, before: dict[str, Any]) -> bool:
+    whole = ((run.folder / name, sha) for name, sha in before["outputs"].items())
+    large = ((run.folder / name, size) for name, size in before.get("large_outputs", {}).items())
+    return all(path.is_file() and sha256_file(path) == sha for path, sha in whole) and all(
+        path.is_file() and path.stat().st_size == size for path, size in large
     )
 
 
 def _code_hash(station: Station) -> str:
-    files = [PACKAGE / name for name in HALL]
-    for room in station.rooms:
+    files: list[Path] = []
+    for room in (*HALL, *station.rooms):
         one = PACKAGE / f"{room}.py"
         files += [one] if one.exists() else sorted((PACKAGE / room).glob("*.py"))
     return sha256_json([__version__, *(sha256_file(path) for path in files)])
@@ -282,5 +301,8 @@ def _plain_layer(folder: Path, layer: Layer) -> dict[str, Any]:
 
 def _layer(folder: Path, values: dict[str, Any]) -> Layer:
     limits = values["limits"] and (float(values["limits"][0]), float(values["limits"][1]))
+    shown = values.get("channels")
+    channels = Channels(**{name: part and tuple(part) for name, part in shown.items()}) if shown else None
     rest = {"path": folder / values["path"], "cities": tuple(values["cities"]), "limits": limits}
+    rest |= {"channels": channels}
     return Layer(**(values | rest))

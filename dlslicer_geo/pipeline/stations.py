@@ -5,46 +5,56 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlslicer_geo.errors import ConfigError, SplitError
-from dlslicer_geo.files import read_json, write_json, write_table, write_text
-from dlslicer_geo.pipeline.runs import Done, Run, Station
-from dlslicer_geo.types import Layer
+from dlslicer_geo.files import write_json, write_table, write_text
+from dlslicer_geo.pipeline.pieces import (
+    captions,
+    check_certificate,
+    data_module,
+    image_layers,
+    images,
+    loggers,
+    reading_of,
+    whole_scenes,
+)
+from dlslicer_geo.pipeline.runs import Done, Run, Station, relative_to
+from dlslicer_geo.types import APPROXIMATE, Layer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from geopandas import GeoDataFrame
-    from numpy.typing import NDArray
-
-    from dlslicer_geo.types import Predictions
+    pass
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 256
-"""Chips whose saliency is held in memory together, in whole scenes."""
-
 
 def scan(run: Run) -> Done:
-    """Images → ``scenes.parquet``."""
+    """Images → ``scenes.parquet``, ``prepared/`` where needed, and ``scenes.html``."""
     from dlslicer_geo import scenes
+    from dlslicer_geo.scenes.report import write_report
 
-    data = run.config.data
-    roots: Any = list(run.images) if run.images else Path(data.root)
-    table = scenes.scan(
-        roots, pattern=data.pattern, cities=data.cities, on_bad=data.on_bad, progress=run.progress
+    data, grid = run.config.data, run.config.chips
+    found = scenes.survey(
+        list(run.images or [data.root]), pattern=data.pattern, cities=data.cities, on_bad=data.on_bad, reading=data,
+        prepared=run.folder / "prepared", grid=grid, progress=run.progress,
     )  # fmt: skip
-    rejected = table.attrs.get("rejected", [])
-    table.attrs = {}
-    table["path"] = [p if p.startswith("/vsi") else os.path.relpath(p, run.folder.resolve()) for p in table["path"]]
+    table, rejected = found.table, found.rejected
+    report = write_report(
+        run.folder / "scenes.html", table, thumbnails=found.thumbnails, duplicates=found.duplicates,
+        overlaps=found.overlaps, rejected=rejected, grid=grid, title=f"Scenes of {run.folder.name}",
+    )  # fmt: skip
+    prepared = [Path(path) for path in table["path"][table["prepared"].notna()]]
+    for column in ("path", "source"):
+        table[column] = [relative_to(run.folder, path) for path in table[column]]
     path = write_table(table, run.folder / "scenes.parquet", run.provenance)
-    cities = table["city"].nunique()
-    logger.info("%d scenes of %s cities, %d files are no scenes", len(table), cities or "unknown", len(rejected))
-    return Done(files=[path], notes={"scenes": len(table), "rejected": rejected})
+    vague = int(table["georef"].isin(APPROXIMATE).sum())
+    logger.info(
+        "%d scenes of %s cities (%d of approximate position), %d files are no scenes",
+        len(table), table["city"].nunique() or "unknown", vague, len(rejected),
+    )  # fmt: skip
+    notes = {"scenes": len(table), "approximate": vague, "rejected": rejected}
+    return Done(files=[path, report], large=prepared, notes=notes)
 
 
 def cut(run: Run) -> Done:
@@ -84,11 +94,11 @@ def fit(run: Run) -> Done:
     data = data_module(run, scenes, chips)
     config, how = dataclasses.asdict(run.config.model), run.config.fit
     name, grid = config.pop("name"), run.config.chips
-    chip = {"size": grid.size, "stride": grid.stride, "metres": grid.metres}
+    chip = {"size": grid.size, "stride": grid.stride, "metres": grid.metres, **reading_of(run, scenes)}
     classifier = room.CityClassifier(name, cities=data.cities, chip=chip, **config)
     room.fit(
         classifier, data, max_epochs=how.max_epochs, out=run.folder, views=how.views,
-        early_stopping=how.early_stopping, loggers=_loggers(how.loggers), seed=run.config.seed, progress=run.progress,
+        early_stopping=how.early_stopping, loggers=loggers(how.loggers), seed=run.config.seed, progress=run.progress,
     )  # fmt: skip
     return Done(files=[run.folder / "model.ckpt"])
 
@@ -192,95 +202,8 @@ def draw_map(run: Run) -> Done:
     return Done(files=[path])
 
 
-def check_certificate(scenes: GeoDataFrame, chips: GeoDataFrame, path: Path) -> None:
-    """Prove again, from the tables alone, that no two splits share anything.
-
-    Raises:
-        LeakError: naming the two chips.
-        SplitError: if the certificate is absent or another table's.
-    """
-    from dlslicer_geo import splits
-
-    splits.verify(chips, scenes=scenes)
-    if not path.exists():
-        raise SplitError(
-            f"{path} does not exist: a model is only fitted on a split that is proven; run `split` first"
-        )
-    if read_json(path).get("chips_hash") != splits.chips_hash(chips):
-        raise SplitError(f"{path} is the certificate of another chip table: run `split` again")
-
-
-def data_module(run: Run, scenes: GeoDataFrame, chips: GeoDataFrame, *, cities: Any = None) -> Any:
-    """The data module of a run."""
-    from dlslicer_geo.data import ChipDataModule
-
-    how = run.config.fit
-    return ChipDataModule(
-        scenes, chips, cities=cities, batch_size=how.batch_size, workers=how.workers, balanced=how.balanced,
-        seed=run.config.seed,
-    )  # fmt: skip
-
-
-def images(data: Any, chip_ids: NDArray[np.int64]) -> dict[int, Any]:
-    """Pixels uint8 (size, size, 3) of chips by their number."""
-    samples = (data.dataset[int(i)] for i in chip_ids)
-    return {int(s["chip_id"]): s["image"].permute(1, 2, 0).numpy() for s in samples}
-
-
-def captions(found: Predictions) -> dict[int, str]:
-    """What stands under a chip of the gallery, by chip number."""
-    lines = zip(found.chip_id.tolist(), found.truth, found.city, strict=True)
-    return {
-        number: f"true {truth}, predicted {city}" if truth else f"predicted {city}" for number, truth, city in lines
-    }
-
-
-def whole_scenes(
-    chips: GeoDataFrame, chosen: NDArray[np.int64], predicted: NDArray[np.int64]
-) -> Iterator[NDArray[np.int64]]:
-    """The predicted chips of the scenes that the chosen chips lie in, whole scenes at a time."""
-    import numpy as np
-
-    scene_of = chips["scene_id"].to_numpy()
-    wanted = set(scene_of[chosen])
-    ids = np.sort(predicted)
-    ids = ids[np.fromiter((scene_of[i] in wanted for i in ids), bool, len(ids))]
-    starts = np.flatnonzero(np.r_[True, scene_of[ids][1:] != scene_of[ids][:-1]])
-    cuts: list[int] = []
-    for start in starts.tolist():
-        if start - (cuts[-1] if cuts else 0) >= AT_ONCE:
-            cuts.append(start)
-    yield from np.split(ids, cuts)
-
-
-def image_layers(scenes: GeoDataFrame, chips: GeoDataFrame, chosen: NDArray[np.int64]) -> list[Layer]:
-    """The imagery of the scenes that the chosen chips lie in."""
-    wanted = scenes[scenes["scene_id"].isin(set(chips["scene_id"].to_numpy()[chosen]))]
-    return [
-        Layer(kind="image", path=Path(row["path"]), title="Imagery", group=row["city"] or row["scene_id"])
-        for row in wanted.to_dict("records")
-    ]
-
-
-def _loggers(described: list[dict[str, Any]]) -> list[Any]:
-    """Lightning loggers by class path, checked against their signatures by jsonargparse."""
-    if not described:
-        return []
-    from argparse import ArgumentError
-
-    from jsonargparse import ArgumentParser
-    from lightning.pytorch.loggers import Logger
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Logger, "logger")
-    try:
-        return [parser.instantiate(parser.parse_object({"logger": one}))["logger"] for one in described]
-    except ArgumentError as error:
-        raise ConfigError(f"fit.loggers: {' '.join(str(error).split())[:300]}") from None
-
-
 STATIONS = (
-    Station(name="scan", work=scan, needs=(), sections=("data",), rooms=("scenes",)),
+    Station(name="scan", work=scan, needs=(), sections=("data", "chips"), rooms=("scenes",)),
     Station(name="cut", work=cut, needs=("scenes.parquet",), sections=("chips",), rooms=("chips",)),
     Station(
         name="split", work=split, needs=("scenes.parquet", "cut.parquet"), sections=("split",), rooms=("splits",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dlslicer_geo.errors import RelevanceError
 from dlslicer_geo.relevance.maps import DEFAULT, STARTS, asked, evaluating, relevance_maps
-from dlslicer_geo.types import Progress, Saliency, Scene, quiet
+from dlslicer_geo.types import APPROXIMATE, Progress, Saliency, Scene, quiet
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -145,7 +145,14 @@ def explain(
         grids=_grids(data.scenes, scene_id),
         input_size=edge,
         notes=_notes(model.model, method, target),
+        approximate=_approximate(data.scenes, scene_id),
     )
+
+
+def _approximate(scenes: GeoDataFrame, scene_id: Iterable[str]) -> tuple[str, ...]:
+    """Those of the scenes that lie somewhere in their city only."""
+    known = set(scenes["scene_id"][scenes["georef"].isin(APPROXIMATE)]) if "georef" in scenes else set()
+    return tuple(sorted(known & set(scene_id)))
 
 
 def _rows(table: GeoDataFrame, chips: NDArray[np.int64]) -> pd.DataFrame:

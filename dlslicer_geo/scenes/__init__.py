@@ -1,42 +1,39 @@
-"""Folders of georeferenced images in, the scene table out; scenes and chips in, colour statistics out.
+"""Raw images of any kind in, the scene table out; scenes and chips in, colour statistics out.
 
-``scan`` decides what is a scene and says of every other file why it is none. Names are read in ``names``, pixels in
-``image``, colours in ``colour``.
+``scan`` decides what is a scene and where it lies, and says of every other file why it is none. Where images come
+from is found in ``sources``, ``stac`` and ``dl_slicer``; where they lie in ``georef`` and what it calls; their names
+are read in ``names``; their pixels are read in ``image``, and written anew in ``prepare`` where they must be.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
-from dlslicer_geo.errors import ConfigError, SceneError
+from dlslicer_geo.errors import ConfigError
 from dlslicer_geo.scenes.colour import channel_statistics
-from dlslicer_geo.scenes.names import Naming, scene_id_of
-from dlslicer_geo.types import Progress, quiet
+from dlslicer_geo.types import ChipGrid, Progress, Reading, quiet
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-__all__ = ["COLUMNS", "NAIP_PATTERN", "SUFFIXES", "channel_statistics", "scan"]
+    from dlslicer_geo.scenes.surveyor import Survey
 
-logger = logging.getLogger(__name__)
+__all__ = ["COLUMNS", "NAIP_PATTERN", "channel_statistics", "city_order", "scan", "survey"]
 
 NAIP_PATTERN = r"(?P<city>[a-z_]+)_(?P<date>\d{4})_(?P<site>\d+)"
 """Names of the NAIP scenes that ship with the project: ``long_beach_2018_12`` is place 12 of Long Beach in 2018."""
-
-SUFFIXES = (".tif", ".tiff")
-"""Suffixes of files that are meant to be scenes, in lower case."""
 
 COLUMNS = {
     "scene_id": "str",  # unique, [A-Za-z0-9._-]: the path below the root
     "city": "str?",  # code
     "city_name": "str?",
     "site": "str",  # unique within its city only
-    "path": "str",  # absolute
+    "path": "str",  # what is read: absolute, or a GDAL path
+    "source": "str",  # the raw image, without any credential
+    "prepared": "str?",  # why the raw image was written anew; null where it is read itself
     "crs": "str",  # authority:code, or WKT2 where no authority knows it
     "transform": "any",  # a, b, c, d, e, f: pixel to CRS units
     "width": "int",
@@ -44,24 +41,27 @@ COLUMNS = {
     "bands": "int",
     "dtype": "str",
     "nodata": "float?",  # null where none is declared, and where it is NaN
+    "channels": "any",  # three band numbers from 1: red, green, blue
+    "low": "any?",  # three values that become 0, null for uint8 that is taken as it is
+    "high": "any?",  # three values that become 255
     "gsd_m": "float",  # ground metres per pixel at the centre; geometric mean of x and y where they differ over 1 %
     "acquired": "str?",  # ISO 8601 year, month or day
-    "georef": "str",
-    "accuracy_m": "float?",
-    "sha256": "str",
+    "georef": "str",  # geotiff, gcp, world-file, sidecar, tile-name, exif, approximate
+    "accuracy_m": "float?",  # null when unknown
+    "sha256": "str",  # of the raw image; of a remote one that is not prepared: of its address, size and ETag
     "valid_fraction": "float",  # exact share of valid pixels
+    "holes_fraction": "float",  # share of pixels in black or white holes that no mask declares
     "saturated_fraction": "float",  # share of valid pixels that are black or white in all colour bands
     "contrast": "float",  # standard deviation of grey over valid pixels, share of the range of the dtype
+    "blur": "float",  # variance of the Laplacian of grey over valid pixels: low is blurred
+    "phash": "str",  # perceptual hash, 64 bits in hexadecimal
+    "duplicate_of": "str?",  # first scene that shows the same image
+    "overlap_m2": "float",  # ground shared with other scenes; approximate ones share none
     "geometry": "any",  # outline of the valid area, EPSG:4326
 }
 """Columns of the scene table, in the kinds of ``files.read_table``."""
 
 Root = str | os.PathLike[str]
-
-
-class _File(NamedTuple):
-    path: Path
-    relative: Path
 
 
 def scan(
@@ -70,123 +70,83 @@ def scan(
     pattern: str | None = NAIP_PATTERN,
     cities: Root | None = None,
     on_bad: Literal["raise", "skip"] = "raise",
+    reading: Reading | None = None,
+    prepared: Root | None = None,
+    grid: ChipGrid | None = None,
     progress: Progress = quiet,
 ) -> GeoDataFrame:
-    r"""Find every scene below a folder, read all its pixels once, and tabulate what is known about it.
+    r"""Find every scene, place it on the ground, read all its pixels once, and tabulate what is known about it.
 
-    A file is a scene when it is a GeoTIFF whose pixels can all be read, with a CRS, square pixels and north up, and
-    a name that fits ``pattern``. Other files are named in one warning each and listed in
-    ``table.attrs["rejected"]`` as ``{"path": ..., "reason": ...}``.
+    A position comes from the file itself, else from a world file, a sidecar table, the name of a map tile, or EXIF,
+    in this order (``georef``). An image of which only the city is known is laid out around the city's centre and
+    marked ``approximate``. Images that cannot be read by window, or whose grid is not level and square on the ground,
+    are written anew once, as tiled rasters in ``prepared``. Files that are no scenes are named in one warning each
+    and listed in ``table.attrs["rejected"]`` as ``{"path": ..., "reason": ...}``.
 
     Args:
-        root: a folder, searched with all its subfolders, one file, or a list of these.
+        root: a folder, searched with all its subfolders, an image, a list file, an archive, an address (``https://``,
+            ``s3://``, ``/vsi...``), a STAC document, or a list of these.
         pattern: regular expression that the whole path below the root fits, in POSIX form without the suffix, with
             the group ``city`` and, if wanted, ``name``, ``site`` and ``date``. None: the city is unknown and the
-            site is the name of the file.
-        cities: CSV with the columns ``code`` and ``city``: names of cities, and the only codes there are.
-        on_bad: a .tif that cannot be a scene: ``raise``, or ``skip`` it and list it.
-        progress: shown while the files are read.
+            site is the name of the file. What a sidecar or catalogue says goes before the name.
+        cities: CSV with the columns ``code`` and ``city``, and ``lon`` and ``lat`` where images have nothing but a
+            city: names of cities, and the only codes there are.
+        on_bad: an image that cannot be a scene: ``raise``, or ``skip`` it and list it.
+        reading: how images become scenes.
+        prepared: folder for prepared rasters; None refuses images that need it.
+        grid: chips that will be cut: a window of them touches at most four tiles of a prepared raster.
+        progress: shown while the pixels are read.
 
     Returns:
         One row per scene in the order of ``scene_id``, with the columns ``COLUMNS``; geometry in EPSG:4326.
 
     Raises:
-        ConfigError: if the pattern, the list of cities or ``on_bad`` cannot be used.
-        SceneError: if a file is bad and ``on_bad`` is ``raise``, if two files have one scene id, or if there is no
-            scene.
+        ConfigError: if the pattern, the list of cities, the sidecar or ``on_bad`` cannot be used.
+        SceneError: if an image is bad and ``on_bad`` is ``raise``, if two files have one scene id, if there is no
+            scene, or if the disk has no room for what must be prepared.
     """
-    import rasterio
+    found = survey(
+        root, pattern=pattern, cities=cities, on_bad=on_bad, reading=reading, prepared=prepared, grid=grid,
+        progress=progress,
+    )  # fmt: skip
+    found.table.attrs["rejected"] = found.rejected
+    return found.table
+
+
+def survey(
+    root: Root | Sequence[Root],
+    *,
+    pattern: str | None = NAIP_PATTERN,
+    cities: Root | None = None,
+    on_bad: Literal["raise", "skip"] = "raise",
+    reading: Reading | None = None,
+    prepared: Root | None = None,
+    grid: ChipGrid | None = None,
+    progress: Progress = quiet,
+) -> Survey:
+    """What :func:`scan` finds, with thumbnails, duplicates and overlaps beside the table."""
+    from dlslicer_geo.scenes import surveyor
+    from dlslicer_geo.scenes.ledger import Rules
 
     if on_bad not in ("raise", "skip"):
         raise ConfigError(f"data.on_bad is {on_bad!r}: give raise or skip")
-    naming = Naming.read(pattern, cities)
-    records: list[dict[str, Any]] = []
-    strangers: list[dict[str, str]] = []
-    bad: list[dict[str, str]] = []
-    files = _files([root] if isinstance(root, str | os.PathLike) else root)
-    with rasterio.Env():  # one environment for all files: entering it anew for each costs more than opening
-        for file in progress(files, total=len(files), label="scan"):
-            stranger = _stranger(file.relative)
-            record, reason = (None, stranger) if stranger else _record(file, naming)
-            if record is not None:
-                records.append(record)
-                continue
-            logger.warning("%s is not a scene: %s", file.path, reason)
-            (strangers if stranger else bad).append({"path": str(file.path), "reason": str(reason)})
-    if bad and on_bad == "raise":
-        raise SceneError(
-            f"{bad[0]['path']} cannot be a scene: {bad[0]['reason']} ({len(bad)} of {len(files)} files are bad): "
-            "mend or remove them, or leave them out with --data.on_bad skip"
-        )
-    if not records:
-        raise SceneError(_nothing(root, len(files), [*bad, *strangers]))
-    return _table(records, sorted([*bad, *strangers], key=lambda entry: entry["path"]))
+    rules = Rules(
+        reading=reading or Reading(), pattern=pattern, cities=cities, on_bad=on_bad,
+        prepared=None if prepared is None else Path(prepared).resolve(), grid=grid or ChipGrid(),
+    )  # fmt: skip
+    return surveyor.survey([root] if isinstance(root, str | os.PathLike) else root, rules, progress=progress)
 
 
-def _files(roots: Iterable[Root]) -> list[_File]:
-    """Every file once, in the order of the roots and of the paths below them."""
-    found: dict[Path, _File] = {}
-    for given in roots:
-        root = Path(given)
-        if root.is_file():
-            files = [_File(root.parent.resolve() / root.name, Path(root.name))]
-        elif root.is_dir():
-            root = root.resolve()
-            below = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
-            files = [_File(root / relative, relative) for relative in below]
-        else:
-            raise SceneError(f"{root} does not exist: give a folder of GeoTIFF files, or one file")
-        for file in files:
-            found.setdefault(file.path, file)
-    return list(found.values())
+def city_order(cities: Root | None, source: str = "images") -> list[str] | None:
+    """City codes in the order of the list of cities, which is that of a model's outputs; None without a list.
 
+    Args:
+        cities: list of cities.
+        source: of the images; ``dl-slicer`` has its own list.
+    """
+    from dlslicer_geo.scenes.dl_slicer import table
+    from dlslicer_geo.scenes.names import read_cities
 
-def _stranger(relative: Path) -> str | None:
-    """Why a file was never meant to be a scene; None when it was."""
-    if any(part.startswith(".") for part in relative.parts):
-        return "it is hidden"
-    if relative.suffix.lower() not in SUFFIXES:
-        return f"its suffix is {relative.suffix or 'missing'}, not {' or '.join(SUFFIXES)}"
-    return None
-
-
-def _record(file: _File, naming: Naming) -> tuple[dict[str, Any] | None, str | None]:
-    """A row of the table and None, or None and the reason why there is no row."""
-    from dlslicer_geo.scenes.image import inspect
-
-    try:
-        names = naming.of(file.relative)
-        image = inspect(file.path)
-    except SceneError as error:
-        return None, str(error)
-    tagged = image.pop("tagged")
-    names["acquired"] = names["acquired"] or tagged
-    return {"scene_id": scene_id_of(file.relative), **names, "path": str(file.path), **image}, None
-
-
-def _nothing(root: object, number: int, rejected: list[dict[str, str]]) -> str:
-    if not number:
-        return f"{root} holds no file: give a folder of GeoTIFF files"
-    first = rejected[0]
-    return (
-        f"{root} holds no scene among {number} files, the first being {first['path']} ({first['reason']}): "
-        "give a folder of GeoTIFF files whose names fit data.pattern"
-    )
-
-
-def _table(records: list[dict[str, Any]], rejected: list[dict[str, str]]) -> GeoDataFrame:
-    import geopandas as gpd
-    import pandas as pd
-
-    records = sorted(records, key=lambda record: str(record["scene_id"]))
-    for one, two in pairwise(records):
-        if one["scene_id"] == two["scene_id"]:
-            raise SceneError(
-                f"{one['path']} and {two['path']} would both be scene {one['scene_id']}: rename one of them, "
-                "or give their common parent folder as the root"
-            )
-    frame = pd.DataFrame.from_records(records, columns=list(COLUMNS))
-    frame = frame.astype({"nodata": "float64", "accuracy_m": "float64"})  # a column of None has no dtype by itself
-    table = gpd.GeoDataFrame(frame, geometry="geometry", crs="EPSG:4326")
-    table.attrs["rejected"] = rejected
-    return table
+    if cities is None and source != "dl-slicer":
+        return None
+    return list(read_cities(Path(cities or table())))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from dlslicer_geo.errors import ConfigError, SceneError
 
@@ -17,16 +17,31 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class City:
+    """A row of the list of cities.
+
+    Args:
+        code: what stands in the tables.
+        name: the city in words.
+        centre: longitude and latitude in degrees, None where the list has none.
+    """
+
+    code: str
+    name: str
+    centre: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
     """How names of files are read.
 
     Args:
         pattern: fits a whole path without its suffix; None reads no city.
-        known: city code → name, None where every code is welcome.
+        known: the cities there are by code, None where every code is welcome.
     """
 
     pattern: re.Pattern[str] | None
-    known: Mapping[str, str] | None
+    known: Mapping[str, City] | None
 
     @classmethod
     def read(cls, pattern: str | None, cities: str | os.PathLike[str] | None) -> Naming:
@@ -35,15 +50,28 @@ class Naming:
         Raises:
             ConfigError: if one of them cannot be used.
         """
-        known = None if cities is None else _read_cities(Path(cities))
+        known = None if cities is None else read_cities(Path(cities))
         return cls(pattern=None if pattern is None else _compile(pattern), known=known)
 
-    def of(self, relative: Path) -> dict[str, str | None]:
-        """What the path of an image says: ``city``, ``city_name``, ``site``, ``acquired``.
+    def of(self, relative: PurePath, facts: Mapping[str, str]) -> dict[str, str | None]:
+        """What is known of an image: ``city``, ``city_name``, ``site``, ``acquired``.
+
+        Args:
+            relative: its path below the root.
+            facts: what catalogues and sidecars say; it goes before the name, which need not fit when a city is here.
 
         Raises:
-            SceneError: with the reason alone, if it does not fit.
+            SceneError: with the reason alone, if the name does not fit or the city is none of the known ones.
         """
+        if city := facts.get("city"):
+            names = {"city": city, "city_name": self._name(city, facts.get("city_name")), "site": None}
+            names |= {"acquired": None}
+        else:
+            names = self._of_name(relative)
+        given = {name: facts[name] for name in ("site", "acquired") if facts.get(name)}
+        return {**names, **given, "site": given.get("site") or names["site"] or relative.stem}
+
+    def _of_name(self, relative: PurePath) -> dict[str, str | None]:
         if self.pattern is None:
             return {"city": None, "city_name": None, "site": relative.stem, "acquired": None}
         name = relative.with_suffix("").as_posix()
@@ -66,10 +94,10 @@ class Naming:
             return written or city.replace("_", " ").title()
         if city not in self.known:
             raise SceneError(f"its city {city!r} is none of the known ones: {', '.join(sorted(self.known))}")
-        return self.known[city]
+        return self.known[city].name
 
 
-def scene_id_of(relative: Path) -> str:
+def scene_id_of(relative: PurePath) -> str:
     """Scene id of a path below the root: no suffix, ``/`` as ``__``, other unsafe characters as ``-``."""
     return _UNSAFE.sub("-", relative.with_suffix("").as_posix().replace("/", "__"))
 
@@ -97,18 +125,44 @@ def _compile(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
-def _read_cities(path: Path) -> dict[str, str]:
+def read_cities(path: Path) -> dict[str, City]:
+    """The list of cities by code, in the order of the rows, or of ``class_index`` where there is such a column.
+
+    Raises:
+        ConfigError: if it cannot be read, lacks the columns ``code`` and ``city``, or has a wrong ``lon`` or ``lat``.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             rows = list(csv.DictReader(handle))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"data.cities {path} cannot be read ({error}): give a CSV file in UTF-8") from None
     if not rows or not {"code", "city"} <= set(rows[0]):
         raise ConfigError(f"data.cities {path} has no rows with the columns code and city: add them")
-    known = {row["code"]: row["city"] for row in rows}
+    if "class_index" in rows[0]:
+        rows.sort(key=lambda row: _whole(path, row["class_index"]))
+    known = {row["code"]: City(code=row["code"], name=row["city"], centre=_centre(path, row)) for row in rows}
     if len(known) < len(rows):
         raise ConfigError(f"data.cities {path} has {len(rows)} rows but {len(known)} codes: name each code once")
     return known
+
+
+def _whole(path: Path, text: str | None) -> int:
+    try:
+        return int(text or "")
+    except ValueError:
+        raise ConfigError(f"data.cities {path} has the class_index {text!r}: give whole numbers") from None
+
+
+def _centre(path: Path, row: Mapping[str, str | None]) -> tuple[float, float] | None:
+    if not row.get("lon") or not row.get("lat"):
+        return None
+    try:
+        lon, lat = float(row["lon"] or ""), float(row["lat"] or "")
+    except ValueError:
+        lon = lat = float("nan")
+    if not (-180 <= lon <= 180 and -90 <= lat <= 90):
+        raise ConfigError(f"data.cities {path}: {row['code']} lies at {row['lon']}, {row['lat']}: give degrees")
+    return lon, lat
 
 
 def _named_date(text: str | None) -> str | None:

@@ -31,7 +31,8 @@ def split(
     """Share out chips between train, val and test so that no two splits share ground, and prove it.
 
     What stays together is the rule's ``kind``: a place (all scenes whose chips share ground, of any date, also
-    across cities), a site (joined with other sites it shares ground with), or a square block of the city's UTM grid,
+    across cities; where the position is approximate, all scenes of a site), a site (joined with other sites it shares
+    ground with), or a square block of the city's UTM grid,
     where a chip that reaches into a block of another split is left ``unused``. When ``scenes`` are given, files
     that are equal byte for byte stay together too, except with blocks.
 
@@ -67,7 +68,8 @@ def _by_scene(
 ) -> tuple[Integers, dict[str, Any]]:
     """Keep the scenes of a place or site together."""
     table = scenes_of(chips)
-    names = table["scene_id"] if rule.kind == "place" else table["city"].fillna("") + "\n" + table["site"]
+    sites = table["city"].fillna("") + "\n" + table["site"]
+    names = table["scene_id"].where(table["exact"], sites) if rule.kind == "place" else sites
     labels = [names.to_numpy(object)]
     if scenes is not None:
         digest = scenes.drop_duplicates("scene_id").set_index("scene_id")["sha256"]

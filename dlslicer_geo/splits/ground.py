@@ -33,6 +33,7 @@ class Ground:
         scene: (n,) number of the scene, in sorted order of the ids.
         city: (n,) number of the city, in sorted order of the names.
         cities: the city names; chips without a city count as a city called ``unknown``.
+        exact: (n,) whether the chip lies where its polygon is, and not just somewhere in its city.
         epsg: (n,) EPSG code of the UTM zone around the middle of the chip's city, or of its scene without a city.
     """
 
@@ -41,6 +42,7 @@ class Ground:
     scene: Integers
     city: Integers
     cities: tuple[str, ...]
+    exact: NDArray[np.bool_]
     epsg: Integers
 
 
@@ -60,7 +62,11 @@ def ground_of(chips: GeoDataFrame) -> Ground:
     lon = np.bincount(city, (box[:, 0] + box[:, 2]) / 2) / count
     lat = np.bincount(city, (box[:, 1] + box[:, 3]) / 2) / count
     epsg = 32601 + ((lon + 180) // 6 % 60).astype(np.int64) + np.where(lat < 0, 100, 0)
-    return Ground(polygon=polygon, box=box, scene=scene, city=city, cities=tuple(cities.tolist()), epsg=epsg[city])
+    exact = ~chips["approximate"].to_numpy(bool) if "approximate" in chips else np.ones(len(chips), bool)
+    names = tuple(cities.tolist())
+    return Ground(
+        polygon=polygon, box=box, scene=scene, city=city, cities=names, exact=exact, epsg=epsg[city]
+    )  # fmt: skip
 
 
 def project(polygon: Polygons, crs: int | str) -> Polygons:
@@ -91,17 +97,6 @@ def shared_m2(ground: Ground, one: Integers, two: Integers) -> Floats:
         left, right = np.split(project(ground.polygon[rows], int(epsg))[place], 2)
         area[at] = shapely.area(shapely.intersection(left, right))
     return area
-
-
-def _utm(box: Floats, group: Integers) -> Integers:
-    """EPSG code of the UTM zone around the middle of each box's group."""
-    _, group = np.unique(group, return_inverse=True)
-    count = np.bincount(group)
-    lon = np.bincount(group, (box[:, 0] + box[:, 2]) / 2) / count
-    lat = np.bincount(group, (box[:, 1] + box[:, 3]) / 2) / count
-    epsg = 32601 + ((lon + 180) // 6 % 60).astype(np.int64) + np.where(lat < 0, 100, 0)
-    zones: Integers = epsg[group]
-    return zones
 
 
 @lru_cache(maxsize=128)

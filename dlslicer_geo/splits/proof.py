@@ -19,6 +19,11 @@ from dlslicer_geo.splits.ground import Floats, Ground, Integers, Polygons, groun
 from dlslicer_geo.splits.units import TOLERANCE_M2
 from dlslicer_geo.types import SPLITS
 
+APPROXIMATE_NOTE = (
+    "these chips lie somewhere in their city only: nothing is known of the ground they share and of their distances, "
+    "and only their pixels and the bytes of their images were compared"
+)
+
 HASHED = ["chip_id", "scene_id", "row", "col", "height", "width", "split"]
 
 
@@ -35,9 +40,11 @@ def verify(chips: GeoDataFrame, *, scenes: DataFrame | None = None) -> dict[str,
         scenes: scene table; without it the hashes of the images cannot be compared.
 
     Returns:
-        ``chips_hash``, ``scenes_hash``, ``chips`` (per city and split), ``shared_pixels``, ``shared_ground_m2``,
-        ``tolerance_m2``, ``duplicate_images`` (None when not checked), ``duplicate_images_note``, ``min_distance_m``
-        (``overall`` and ``per_city``, None where fewer than two splits have chips); ready for JSON.
+        ``chips_hash``, ``scenes_hash``, ``chips`` (per city and split), ``shared_pixels``, ``shared_ground_m2`` (None
+        where no chip has a position), ``tolerance_m2``, ``duplicate_images`` (None when not checked),
+        ``duplicate_images_note``, ``approximate_chips`` and ``approximate_note`` (chips without a position, of which
+        no ground or distance is claimed), ``min_distance_m`` (``overall`` and ``per_city``, None where fewer than two
+        splits have chips); ready for JSON.
 
     Raises:
         SplitError: if the table has no split, or one that is not train, val, test or unused.
@@ -54,10 +61,12 @@ def verify(chips: GeoDataFrame, *, scenes: DataFrame | None = None) -> dict[str,
         "scenes_hash": None if scenes is None else scenes_hash(scenes),
         "chips": chips_per_city(ground, split),
         "shared_pixels": int(pixels),
-        "shared_ground_m2": float(area),
+        "shared_ground_m2": float(area) if ground.exact.any() else None,
         "tolerance_m2": TOLERANCE_M2,
         "duplicate_images": duplicates,
         "duplicate_images_note": "not checked: no scene table was given" if scenes is None else None,
+        "approximate_chips": int((~ground.exact).sum()),
+        "approximate_note": None if ground.exact.all() else APPROXIMATE_NOTE,
         "min_distance_m": _distances(ground, split),
     }
 
@@ -135,7 +144,7 @@ def _shared_ground(chips: GeoDataFrame, ground: Ground, split: Integers) -> floa
     total = 0.0
     for one, two in _meeting(ground.polygon, split):
         # within a scene the windows have settled it
-        between = ground.scene[one] != ground.scene[two]
+        between = (ground.scene[one] != ground.scene[two]) & ground.exact[one] & ground.exact[two]
         one, two = one[between], two[between]
         area = shared_m2(ground, one, two)
         total += _raise_if_any(chips, one, two, np.where(area > TOLERANCE_M2, area, 0), "m²")
@@ -183,7 +192,7 @@ def _no_duplicates(chips: GeoDataFrame, scenes: DataFrame, split: Integers) -> i
 
 def _distances(ground: Ground, split: Integers) -> dict[str, Any]:
     """Smallest distance in metres between chips of two splits: per city, and between any two chips."""
-    used = np.flatnonzero(split < len(SPLITS))
+    used = np.flatnonzero((split < len(SPLITS)) & ground.exact)
     rows_of = [used[ground.city[used] == city] for city in range(len(ground.cities))]
     within = [_gap(ground, split, rows, rows) for rows in rows_of]
     overall = min([_between_cities(ground, split, rows_of, min(within, default=np.inf)), *within], default=np.inf)

@@ -73,13 +73,18 @@ def blocks_of(ground: Ground, block_m: float) -> Integers:
         (n, 4) block under the four corners of the box; all equal for a chip wholly inside one block.
 
     Raises:
-        SplitError: if a chip is larger than a block.
+        SplitError: if a chip is larger than a block, or lies somewhere in its city only.
     """
     box = np.empty_like(ground.box)
     for epsg in np.unique(ground.epsg):
         at = ground.epsg == epsg
         box[at] = shapely.bounds(project(ground.polygon[at], int(epsg)))
     largest = float((box[:, 2:] - box[:, :2]).max())
+    if not ground.exact.all():
+        raise SplitError(
+            f"{int((~ground.exact).sum())} of {len(box)} chips lie somewhere in their city only (approximate "
+            "position), so that blocks of ground mean nothing for them: take split.kind site"
+        )
     if largest > block_m + 2 * EDGE_M:
         raise SplitError(
             f"split.block_m is {block_m:g} m and the largest chip covers {largest:.1f} m: take blocks of at least "
@@ -146,12 +151,14 @@ class _Forest:
 
 
 def _meeting_scenes(ground: Ground, chips_of: list[Integers]) -> Iterator[tuple[int, list[int]]]:
-    """Every scene with the later scenes whose bounding boxes meet its own."""
+    """Every scene with the later scenes whose bounding boxes meet its own; approximate scenes meet nothing."""
     west_south = np.array([ground.box[rows, :2].min(axis=0) for rows in chips_of])
     east_north = np.array([ground.box[rows, 2:].max(axis=0) for rows in chips_of])
     hulls = shapely.box(*west_south.T, *east_north.T)
     one, two = shapely.STRtree(hulls).query(hulls)
-    one, two = one[one < two], two[one < two]
+    exact = np.array([ground.exact[rows].all() for rows in chips_of])
+    keep = (one < two) & exact[one] & exact[two]
+    one, two = one[keep], two[keep]
     order = np.lexsort((two, one))
     one, two = one[order], two[order]
     for pairs in np.split(np.arange(len(one)), np.flatnonzero(np.diff(one)) + 1):
@@ -191,12 +198,13 @@ def _largest_first(unit: Integers, city: Integers, size: Integers, seed: int) ->
 
 
 def scenes_of(chips: GeoDataFrame) -> pd.DataFrame:
-    """``city`` and ``site`` of each scene, in sorted order of the scene ids.
+    """``city``, ``site`` and ``exact`` of each scene, in sorted order of the scene ids.
 
     Raises:
         SplitError: if the chips of one scene have two cities or sites.
     """
-    table = chips[["scene_id", "city", "site"]].drop_duplicates()
+    exact = ~chips["approximate"] if "approximate" in chips else True
+    table = chips[["scene_id", "city", "site"]].assign(exact=exact).drop_duplicates()
     twice = table["scene_id"][table["scene_id"].duplicated()]
     if len(twice):
         raise SplitError(f"chips of scene {twice.iloc[0]} have several cities or sites: give a scene one of each")

@@ -51,6 +51,7 @@ def webmap(layers: Sequence[Layer], *, title: str = "Which city is this?", progr
     places = _places(list(tables.values())) or _group_places(sections)
     content = {
         "title": title,
+        "approximate": any(layer.approximate for layer in layers),
         "cities": cities,
         "places": places,
         "sections": [

@@ -59,7 +59,8 @@ function dlslicerMap(map, data) {
     const closer = element("button", "", "Zoom to this chip");
     closer.type = "button";
     closer.addEventListener("click", () => fit(L.latLngBounds(corners(chip.ring)), true));
-    return add(box, line, bars, element("p", "", source), closer);
+    const where = chip.vague ? [element("p", "dl-vague", "approximate position: somewhere in its city")] : [];
+    return add(box, line, bars, element("p", "", source), ...where, closer);
   }
 
   function open(chip, where) {
@@ -88,6 +89,7 @@ function dlslicerMap(map, data) {
       if (kind === "chips") drawChips(item, layer, renderer);
       else if (kind === "scenes") {
         const line = { renderer, pane: "dl-scenes", color: "#39434d", weight: 1, fill: false, interactive: false };
+        if (group.name.endsWith(" (approximate)")) line.dashArray = "4 4";
         layer.addLayer(L.polygon(item, line));
       } else layer.addLayer(L.imageOverlay(item.src, item.bounds, { pane: "dl-" + kind, alt: item.title }));
     });
@@ -244,6 +246,10 @@ function dlslicerMap(map, data) {
     const details = element("details");
     details.open = !narrow();
     const head = add(element("summary"), element("h1", "", data.title), element("p", "dl-sum", summaryText()));
+    if (data.approximate) {
+      const text = "Approximate positions: these scenes lie somewhere in their city. Nothing follows from where they are drawn.";
+      add(head, element("p", "dl-vague", text));
+    }
     const layers = add(element("section"), element("h2", "", "Layers"));
     data.sections.forEach((section) => add(layers, layerControl(section, on(section.kind))));
     const panes = kinds.filter((kind) => ["saliency", "city", "confidence"].includes(kind));

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from rasterio.errors import RasterioError
 from rasterio.transform import array_bounds
 from rasterio.warp import calculate_default_transform, reproject, transform
 
+from dlslicer_geo import pixels
 from dlslicer_geo.errors import LayerError
-from dlslicer_geo.types import Layer
+from dlslicer_geo.types import Channels, Layer
 
 WEB = "EPSG:3857"
 """The projection of web maps."""
@@ -57,14 +57,14 @@ def picture(layer: Layer) -> dict[str, Any]:
         LayerError: if the file cannot be read, has no CRS, or a saliency layer has no limits.
     """
     painters = {"image": _image, "city": _city, "confidence": _confidence, "saliency": _saliency}
-    with _open(layer.path) as source:
+    with _open(str(layer.path)) as source:
         rgba, bounds = painters[layer.kind](source, layer)
     lossy = layer.kind == "image"
     limit = max(abs(value) for value in layer.limits) if layer.limits else None
     return {"title": layer.title, "src": _data_uri(rgba, lossy=lossy), "bounds": bounds, "limit": limit}
 
 
-def _open(path: Path) -> Any:
+def _open(path: str) -> Any:
     try:
         source = rasterio.open(path)
     except RasterioError as error:
@@ -78,11 +78,9 @@ def _open(path: Path) -> Any:
 def _image(source: Any, layer: Layer) -> tuple[Bytes, list[list[float]]]:
     shrink = min(1.0, 1.5 * LONGEST / max(source.shape))
     shape = tuple(max(1, round(length * shrink)) for length in source.shape)
-    bands = [1, 2, 3] if source.count >= 3 else [1, 1, 1]
-    pixels = source.read(bands, out_shape=(3, *shape), resampling=Resampling.average)
     mask = source.dataset_mask(out_shape=shape)
     grid = source.transform * Affine.scale(source.width / shape[1], source.height / shape[0]), source.crs
-    warped, bounds = _warp(_to_bytes(pixels, mask > 0), grid, Resampling.bilinear)
+    warped, bounds = _warp(_colours(source, layer, mask > 0), grid, Resampling.bilinear)
     alpha, _ = _warp(mask[None], grid, Resampling.nearest)
     return np.moveaxis(np.concatenate([warped, alpha]), 0, -1), bounds
 
@@ -142,13 +140,26 @@ def _warp(
     return filled, [[lats[0], lons[0]], [lats[1], lons[1]]]
 
 
-def _to_bytes(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> Bytes:
-    """Bytes as they are; anything else stretched between its 2nd and 98th percentile."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    inside = pixels[:, valid] if valid.any() else pixels.reshape(len(pixels), -1)
-    low, high = np.percentile(inside, (2, 98))
-    return np.asarray(np.clip((pixels - low) / max(high - low, 1e-12) * 255, 0, 255).astype(np.uint8))
+def _colours(source: Any, layer: Layer, valid: NDArray[np.bool_]) -> Bytes:
+    """Imagery in the shape of ``valid`` as the model sees it; without limits, stretched by itself."""
+    channels = layer.channels or pixels.default_channels(source, None)
+    table = pixels.palette(source, channels.bands[0])
+    way = Resampling.average if table is None else Resampling.nearest  # a mean of palette numbers is no colour
+    values = source.read(list(channels.bands), out_shape=(3, *valid.shape), resampling=way)
+    if table is not None:
+        looked_up: Bytes = table[np.minimum(values[0], len(table) - 1)].transpose(2, 0, 1)
+        return looked_up
+    if values.dtype != np.uint8 and channels.low is None:
+        channels = _stretch(values, valid, channels)
+    return pixels.shown(values, channels)
+
+
+def _stretch(values: NDArray[Any], valid: NDArray[np.bool_], channels: Channels) -> Channels:
+    """Limits at the 2nd and the 98th percentile of an image."""
+    inside = values[:, valid] if valid.any() else values.reshape(len(values), -1)
+    low, high = np.nanpercentile(inside, (2, 98)).tolist()
+    high = max(high, low + 1e-12)
+    return Channels(bands=channels.bands, low=(low,) * 3, high=(high,) * 3)
 
 
 def _coloured(share: Floats, ramp: tuple[str, ...], alpha: Floats) -> Bytes:

@@ -12,7 +12,7 @@ import shapely
 from numpy.typing import NDArray
 
 from dlslicer_geo.errors import LayerError
-from dlslicer_geo.types import Layer
+from dlslicer_geo.types import APPROXIMATE, Layer
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,9 @@ DIGITS = 6
 """Decimals of a degree: about 0.1 m."""
 
 TOP = 5
+
+VAGUE = " (approximate)"
+"""What the name of a group of scenes ends with when they lie somewhere in their city only; drawn dashed."""
 
 
 def read_chips(layer: Layer) -> gpd.GeoDataFrame:
@@ -61,7 +64,8 @@ def chip_columns(table: gpd.GeoDataFrame, cities: list[str]) -> dict[str, list[A
         cities: the codes that ``city``, ``truth`` (-1 when unknown) and ``top`` count in.
 
     Returns:
-        ``id scene date split truth city confidence ring inner top``: ``ring`` has latitude and longitude of the four
+        ``id scene date split truth city confidence ring vague inner top``: ``vague`` is 1 where the position is
+        approximate, ``ring`` has latitude and longitude of the four
         corners, ``inner`` the part of the chip's edge that one stride takes, ``top`` pairs of city and share.
     """
     index = pd.Index(cities)
@@ -76,6 +80,7 @@ def chip_columns(table: gpd.GeoDataFrame, cities: list[str]) -> dict[str, list[A
         "city": index.get_indexer(pd.Index(table["city"])).tolist(),
         "confidence": table["confidence"].astype(float).round(4).tolist(),
         "ring": _corners(table.geometry.to_numpy()).tolist(),
+        "vague": table["approximate"].astype(int).tolist() if "approximate" in table else [0] * len(table),
         "inner": np.clip(stride, 0, 1).round(4).tolist(),
         "top": _top(table, index),
     }
@@ -95,6 +100,8 @@ def scene_rings(layer: Layer) -> dict[str, list[Any]]:
     for column in ("city", "site"):
         if column in table:
             names = names.where(names != "", table[column].fillna(""))
+    if "georef" in table:
+        names = names.where(~table["georef"].isin(APPROXIMATE), names + VAGUE)
     rings: dict[str, list[Any]] = {}
     for name, outline in zip(names.astype(str), table.geometry, strict=True):
         for part in shapely.get_parts(outline):

@@ -1,14 +1,10 @@
-"""The values that pass between rooms: frozen, slotted, keyword-only; no input, no output."""
+"""What a run starts from: scenes, chips and the rules for them; no input, no output."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dlslicer_geo.errors import ConfigError
 
@@ -17,8 +13,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Pair = tuple[float, float]
+
 SPLITS = ("train", "val", "test")
 """The splits a chip can take part in; a chip in none of them is ``unused``."""
+
+APPROXIMATE = ("approximate", "exif")
+"""Kinds of ``georef`` from which no distance, overlap or adjacency may be claimed."""
 
 
 class Progress(Protocol):
@@ -35,6 +36,78 @@ def quiet(items: Iterable[T], *, total: int, label: str) -> Iterator[T]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Channels:
+    """What is shown as red, green and blue, and which values are black and white.
+
+    Args:
+        bands: three band numbers from 1; a band may stand for several colours.
+        low: three values that become 0; None for uint8 imagery that is taken as it is.
+        high: three values that become 255, None together with ``low``.
+    """
+
+    bands: tuple[int, int, int] = (1, 2, 3)
+    low: tuple[float, float, float] | None = None
+    high: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How images become scenes: everything ``scan`` must be told that images do not say themselves.
+
+    Args:
+        source: ``images`` of any kind, or ``dl-slicer``: the published data set in its folders, where cities and
+            sites are read from the folders and the 45 cities are known.
+        crs: CRS of world files that come without one, as ``EPSG:32643`` or WKT.
+        sidecar: table of positions (CSV, GeoJSON, GeoPackage, KML or KMZ); None takes the tables named ``scenes.*``
+            below the root and those named like an image.
+        gsd_m: ground metres per pixel of images that only have a centre (EXIF, approximate placement).
+        asset: key of the asset that is the image of a STAC item; None finds it by role.
+        bands: band numbers from 1 shown as red, green and blue; None takes what the file says, or the first three.
+        scaling: how pixels that are not uint8 become 0 to 255: ``auto`` stretches between the 2nd and the 98th
+            percentile of each band over all scenes with the same type and number of bands, ``[low, high]`` between
+            two values, three such pairs between two values for each of red, green and blue.
+        holes: whether large black or white areas that no mask declares count as invalid.
+        prepare: ``auto`` writes a scene anew as tiled raster where it cannot be read by window as it is (JPEG, a
+            rotated grid, a position that is not in the file ...), ``all`` always, ``never`` refuses instead.
+        workers: scenes read at the same time; 0 takes one for each core.
+    """
+
+    source: Literal["images", "dl-slicer"] = "images"
+    crs: str | None = None
+    sidecar: str | None = None
+    gsd_m: float | None = None
+    asset: str | None = None
+    bands: tuple[int, int, int] | None = None
+    scaling: Literal["auto"] | tuple[float, float] | tuple[Pair, Pair, Pair] = "auto"
+    holes: bool = True
+    prepare: Literal["auto", "all", "never"] = "auto"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: if one of them is out of range.
+        """
+        if self.gsd_m is not None and not 0 < self.gsd_m < float("inf"):
+            raise ConfigError(f"data.gsd_m is {self.gsd_m}: give ground metres per pixel, above 0")
+        if self.bands is not None and (len(self.bands) != 3 or min(self.bands) < 1):
+            raise ConfigError(f"data.bands are {list(self.bands)}: give three band numbers, counted from 1")
+        if any(not low < high for low, high in self.stretches() or ()):
+            raise ConfigError(f"data.scaling is {list(self.scaling)}: give auto, or [low, high] with low below high")
+        if self.workers < 0:
+            raise ConfigError(f"data.workers is {self.workers}: give a number of workers, or 0 for one per core")
+
+    def stretches(self) -> tuple[Pair, Pair, Pair] | None:
+        """The values that become 0 and 255 of red, green and blue; None where they are to be found out."""
+        if self.scaling == "auto":
+            return None
+        if len(self.scaling) == 2:
+            return self.scaling, self.scaling, self.scaling
+        return self.scaling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """One georeferenced image.
 
@@ -43,17 +116,20 @@ class Scene:
         city: city code, None for an image of an unknown place.
         city_name: the city in words, None like ``city``.
         site: the part of a city the scene belongs to; the same ground at another date has the same site.
-        path: where the image is (a file name or any GDAL path).
+        path: what is read (a file name or any GDAL path).
+        source: address of the raw image, which is another one when the scene was prepared.
         grid: the native pixel grid (shape, transform, CRS).
         bands: number of bands.
         dtype: numpy name of the pixel type.
         nodata: declared nodata value, None when there is none.
         gsd_m: ground metres per pixel, measured on the ellipsoid at the scene's centre.
         acquired: ISO 8601 year, month or day, None when unknown.
-        georef: where the position comes from (``geotiff``, ...).
+        georef: where the position comes from (``geotiff``, ``world-file``, ``sidecar``, ``gcp``, ``tile-name``,
+            ``exif``, ``approximate``).
         accuracy_m: accuracy of the position in metres, None when unknown.
-        sha256: hash of the file.
+        sha256: hash of the raw image.
         valid_fraction: share of the pixels that are valid, 0 to 1.
+        channels: what is shown as red, green and blue.
     """
 
     scene_id: str
@@ -61,6 +137,7 @@ class Scene:
     city_name: str | None
     site: str
     path: str
+    source: str
     grid: GeoBox
     bands: int
     dtype: str
@@ -71,6 +148,12 @@ class Scene:
     accuracy_m: float | None
     sha256: str
     valid_fraction: float
+    channels: Channels
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the position says no more than the city, so that no distance follows from it."""
+        return self.georef in APPROXIMATE
 
     @classmethod
     def from_record(cls, record: Mapping[Any, Any]) -> Scene:
@@ -84,6 +167,7 @@ class Scene:
             city_name=_text(record["city_name"]),
             site=str(record["site"]),
             path=str(record["path"]),
+            source=str(record["source"]),
             grid=grid,
             bands=int(record["bands"]),
             dtype=str(record["dtype"]),
@@ -94,6 +178,7 @@ class Scene:
             accuracy_m=_number(record["accuracy_m"]),
             sha256=str(record["sha256"]),
             valid_fraction=float(record["valid_fraction"]),
+            channels=channels_of(record),
         )
 
 
@@ -179,150 +264,17 @@ class SplitRule:
         return cls(kind="block", block_m=metres, **options)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Predictions:
-    """What a model said about chips, with the names that give its numbers a meaning.
-
-    Args:
-        cities: city codes in the order of the columns of ``probabilities``.
-        chip_id: (n,) int64, rows of the chip table.
-        scene_id: n scene ids.
-        truth: n city codes, None where unknown.
-        probabilities: (n, len(cities)) float32, rows sum to 1.
-        embedding: (n, d) float32 pooled features, None when not asked for.
-        folder: where the parts lie, None when only in memory.
-    """
-
-    cities: tuple[str, ...]
-    chip_id: NDArray[np.int64]
-    scene_id: tuple[str, ...]
-    truth: tuple[str | None, ...]
-    probabilities: NDArray[np.float32]
-    embedding: NDArray[np.float32] | None = None
-    folder: Path | None = None
-
-    def __len__(self) -> int:
-        """Number of chips."""
-        return len(self.chip_id)
-
-    @property
-    def city(self) -> tuple[str, ...]:
-        """The most probable city of each chip."""
-        return tuple(self.cities[i] for i in self.probabilities.argmax(axis=1))
-
-    @property
-    def confidence(self) -> NDArray[np.float32]:
-        """(n,) probability of the most probable city, 0 to 1."""
-        return self.probabilities.max(axis=1) if len(self) else np.zeros(0, np.float32)
-
-    def draw(self, number: int, *, per: Literal["city"] = "city", seed: int = 0) -> NDArray[np.int64]:
-        """Draw chips at random without replacement.
-
-        Args:
-            number: chips from each city (all of them where a city has fewer).
-            per: the group drawn from: the true city, or the predicted one where the truth is unknown.
-            seed: seeds the draw.
-
-        Returns:
-            sorted (m,) int64 chip ids.
-        """
-        random = np.random.default_rng(seed)
-        group = np.array([t if t is not None else c for t, c in zip(self.truth, self.city, strict=True)], object)
-        drawn = [
-            random.permutation(np.sort(self.chip_id[group == city]))[:number] for city in sorted(set(group.tolist()))
-        ]
-        return np.sort(np.concatenate([*drawn, np.zeros(0, np.int64)]))
+def channels_of(record: Mapping[Any, Any]) -> Channels:
+    """The columns ``channels``, ``low`` and ``high`` of one row of the scene table as a value."""
+    red, green, blue = (int(band) for band in record["channels"])
+    return Channels(bands=(red, green, blue), low=_three(record["low"]), high=_three(record["high"]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Report:
-    """How good predictions are, beside what is cheap to have.
-
-    Args:
-        metrics: numbers by name, ready for JSON.
-        confusion: (c, c) int64, row = true city, column = predicted city.
-        cities: c city codes, the order of both axes.
-    """
-
-    metrics: dict[str, Any]
-    confusion: NDArray[np.int64]
-    cities: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Saliency:
-    """Raw relevance of chips for a city, with the windows and grids that place it on the ground.
-
-    Args:
-        method: ``relevance-cam``, ``relevance-cam-contrastive``, ``relevance-cam-margin``, ``grad-cam`` ...
-        layers: names of the depths, shallow to deep.
-        maps: per layer (n, h, w) float32, signed, not rescaled.
-        chip_id: (n,) int64.
-        scene_id: n scene ids.
-        city: n codes of the city that was explained.
-        windows: (n, 4) int64 pixel windows: row, col, height, width in the scene.
-        stride: (n,) int64 distance to the next chip of the scene, in native pixels.
-        grids: native grid per scene id.
-        input_size: edge in pixels of what the network saw.
-        notes: anything a reader of the file must know (model hash, how un-rectified sums were shared ...).
-    """
-
-    method: str
-    layers: tuple[str, ...]
-    maps: Mapping[str, NDArray[np.float32]]
-    chip_id: NDArray[np.int64]
-    scene_id: tuple[str, ...]
-    city: tuple[str, ...]
-    windows: NDArray[np.int64]
-    stride: NDArray[np.int64]
-    grids: Mapping[str, GeoBox]
-    input_size: int
-    notes: Mapping[str, str] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Number of chips."""
-        return len(self.chip_id)
-
-    def select(self, keep: NDArray[np.bool_]) -> Saliency:
-        """The chips where ``keep`` (n,) is true."""
-        at = np.flatnonzero(keep)
-        scene_id = tuple(self.scene_id[i] for i in at)
-        return Saliency(
-            method=self.method,
-            layers=self.layers,
-            maps={name: values[at] for name, values in self.maps.items()},
-            chip_id=self.chip_id[at],
-            scene_id=scene_id,
-            city=tuple(self.city[i] for i in at),
-            windows=self.windows[at],
-            stride=self.stride[at],
-            grids={name: self.grids[name] for name in dict.fromkeys(scene_id)},
-            input_size=self.input_size,
-            notes=self.notes,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """One thing on a map: a file and how it is to be read.
-
-    Args:
-        kind: ``scenes`` and ``chips`` are vector files, the others rasters; ``image`` is imagery itself.
-        path: the file.
-        title: what the legend says.
-        group: layers of one group are switched together (a city, an area).
-        cities: city codes in the order of the palette, for ``chips`` and ``city``.
-        limits: smallest and largest value of the colour scale, for ``confidence`` and ``saliency``.
-        note: a caveat shown with the layer.
-    """
-
-    kind: Literal["scenes", "chips", "city", "confidence", "saliency", "image"]
-    path: Path
-    title: str
-    group: str = ""
-    cities: tuple[str, ...] = ()
-    limits: tuple[float, float] | None = None
-    note: str = ""
+def _three(values: Any) -> tuple[float, float, float] | None:
+    if values is None or isinstance(values, float):  # a column without any list comes back from disk as NaN
+        return None
+    one, two, three = (float(value) for value in values)
+    return one, two, three
 
 
 def _affine(values: Any) -> Any:

@@ -1,0 +1,99 @@
+"""A run in, what stands on the terminal while it works and when it is done out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dlslicer_geo.cli.verbs import PROG
+
+if TYPE_CHECKING:
+    from dlslicer_geo.pipeline.runs import Run
+
+T = TypeVar("T")
+
+
+def last_screen(done: Run, seconds: float) -> str:
+    """What was measured, where it lies and how long it took."""
+    lines = [""]
+    if not done.worked:
+        lines += [f"Nothing to do: {done.folder} is up to date.", ""]
+    if "score" in done.obeyed:
+        lines += _scores(done.folder)
+    shown = [
+        ("scenes", "scenes.html", "what was found, and what to look at"),
+        ("map", "map.html", "open it in a browser"),
+        ("GeoPackage", "gis/predictions.gpkg", "drag it into QGIS"),
+        ("city rasters", "gis/city", "Cloud Optimized GeoTIFF"),
+        ("saliency", "gis/saliency", "Cloud Optimized GeoTIFF"),
+        ("gallery", "figures/gallery.png", "chip, heat map, masked chip"),
+        ("confusion", "figures/confusion.png", "true city against predicted city"),
+        ("certificate", "split_certificate.json", _proven(done.folder / "split_certificate.json")),
+        ("model", "model.ckpt", f"{PROG} apply {done.folder} IMAGE.tif --out DIR"),
+    ]
+    there = [(what, done.folder / name, how) for what, name, how in shown if (done.folder / name).exists()]
+    width = max((len(str(path)) for _, path, _ in there), default=0)
+    lines += [f"  {what:<13}{path!s:<{width}}  {how}" for what, path, how in there]
+    return "\n".join([*lines, "", f"{', '.join(done.worked) or 'nothing'} in {seconds:.0f} s"])
+
+
+def _proven(path: Path) -> str:
+    from dlslicer_geo.files import read_json
+
+    vague = path.exists() and read_json(path).get("approximate_chips", 0)
+    return "proof for the pixels; positions are approximate" if vague else "proof that the splits share no ground"
+
+
+def _scores(folder: Path) -> list[str]:
+    from dlslicer_geo.files import read_json
+
+    if not (folder / "metrics.json").exists():
+        return []
+    metrics = read_json(folder / "metrics.json")
+    low, high = metrics["accuracy_interval"] or (float("nan"), float("nan"))
+    lines = [
+        f"{metrics['split']} accuracy    {metrics['accuracy']:.3f}   (95 % interval {low:.3f} to {high:.3f}, "
+        f"{metrics['n']} chips, chance {metrics['chance']:.3f})"
+    ]
+    for name, values in metrics["baselines"].items():
+        lines.append(f"  {name.replace('_', ' '):<15}{values['accuracy']:.3f}")
+    return [*lines, ""]
+
+
+class Bars:
+    """Progress bars on a terminal, a line for every tenth otherwise."""
+
+    def __init__(self) -> None:
+        self.live: Any = None
+
+    def __enter__(self) -> Bars:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.live = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def track(self, items: Iterable[T], *, total: int, label: str) -> Iterator[T]:
+        """The :class:`~dlslicer_geo.types.Progress` of this terminal."""
+        if self.live is not None:
+            yield from self.live.track(items, total=total, description=label)
+            return
+        begin, said = time.monotonic(), 0
+        for number, item in enumerate(items, 1):
+            yield item
+            tenth, elapsed = number * 10 // max(total, 1), time.monotonic() - begin
+            if tenth > said and elapsed > 5:
+                said = tenth
+                left = elapsed / number * (total - number)
+                logging.getLogger(__name__).info("%s: %d of %d, %.0f s left", label, number, total, left)

@@ -1,0 +1,93 @@
+"""The verbs of the command line, and what ``--help`` says of them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PROG = "dlslicer-geo"
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """What ``--help`` says of a verb.
+
+    Args:
+        does: one line.
+        writes: what is there afterwards.
+        sections: sections of the experiment file it obeys.
+    """
+
+    does: str
+    writes: str
+    sections: tuple[str, ...] = ()
+
+
+ALL_SECTIONS = ("data", "chips", "split", "model", "fit", "predict", "score", "explain", "similar", "map")
+
+VERBS = {
+    "scan": Verb(
+        "find the scenes, place them on the ground, and measure them",
+        "scenes.parquet, scenes.html, prepared/",
+        ("data",),
+    ),
+    "cut": Verb("lay the chip grid over every scene, in whole pixels", "cut.parquet", ("chips",)),
+    "split": Verb(
+        "share chips out between train, val and test, and prove that no ground is shared",
+        "chips.parquet, split_certificate.json",
+        ("split",),
+    ),
+    "fit": Verb("train the classifier; refuses a split that is not proven", "model.ckpt, fit/", ("model", "fit")),
+    "predict": Verb(
+        "name the city of every chip, resumably",
+        "predictions/, gis/predictions.gpkg, gis/city, gis/confidence",
+        ("predict",),
+    ),
+    "score": Verb(
+        "compare predictions with the truth and with two baselines",
+        "metrics.json, confusion.csv, figures/confusion.png",
+        ("score",),
+    ),
+    "explain": Verb(
+        "show on the ground what gave the city away", "gis/saliency/*.tif, figures/gallery.png", ("explain",)
+    ),
+    "similar": Verb(
+        "say which cities resemble each other, and find look-alikes",
+        "similarity.csv, neighbours.parquet",
+        ("similar",),
+    ),
+    "map": Verb("put all layers into one HTML file that opens without a network", "map.html", ("map",)),
+    "run": Verb("do all of the above in order, skipping what is up to date", "all of the above", ALL_SECTIONS),
+    "apply": Verb("use a trained model on new images", "predictions, saliency and a map in one folder"),
+    "download": Verb("fetch the published images, resumably and checked", "raw/<City (CODE)>/<SITE>/*.jpg"),
+    "import-checkpoint": Verb("turn a checkpoint of the DL-SLICER authors into a model.ckpt", "model.ckpt"),
+    "doctor": Verb("check versions, GDAL, torch, devices, disk and the demo's data", "nothing"),
+}
+
+
+def overview() -> str:
+    """What ``--help`` says without a verb."""
+    verbs = "\n".join(f"  {name:<18}{verb.does}" for name, verb in VERBS.items())
+    return (
+        f"usage: {PROG} VERB EXPERIMENT.yaml [--section.key value ...] [--out RUN]\n"
+        f"       {PROG} scan IMAGES --out RUN\n"
+        f"       {PROG} apply MODEL IMAGES... --out DIR\n\n"
+        "Which city is this, and which streets gave it away: geospatial DL-SLICER.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        f"{PROG} VERB --help says what a verb obeys. --debug shows tracebacks, --version the version."
+    )
+
+
+def keys_of(sections: Sequence[str]) -> str:
+    """What the experiment file may say for these sections, with defaults."""
+    from dlslicer_geo.config import describe
+
+    lines = []
+    for section in sections:
+        lines.append(f"{section}:")
+        for name, text in describe(section):
+            wrapped = textwrap.wrap(text, 76)
+            lines += [f"  --{section}.{name:<{22 - len(section)}} {wrapped[0]}", *(" " * 28 + w for w in wrapped[1:])]
+        lines.append("")
+    return "\n".join(lines)

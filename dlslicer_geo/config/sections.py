@@ -1,0 +1,189 @@
+"""The sections of an experiment file as frozen values; no input, no output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dlslicer_geo.scenes import NAIP_PATTERN
+from dlslicer_geo.types import ChipGrid, Reading, SplitRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig(Reading):
+    """Where the scenes are, and how images become scenes.
+
+    Args:
+        root: folder of images, searched with its subfolders, an image, a list file, an archive, an address or a STAC
+            document; relative paths count from the YAML file.
+        pattern: regular expression for the path below root without its suffix, with the named group city and,
+            where there are such, name, site and date.
+        cities: CSV with the columns code and city, and lon and lat where images have nothing but a city: names of the
+            codes and their order; null takes the names from the paths.
+        on_bad: what an image that cannot be a scene does: raise an error, or skip it with a line that says why.
+    """
+
+    root: str
+    pattern: str | None = NAIP_PATTERN
+    cities: str | None = None
+    on_bad: Literal["raise", "skip"] = "raise"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The network and how its weights move.
+
+    Args:
+        name: name of a timm network.
+        weights: true (timm's, from the hub), packaged (EfficientNet-Lite0, no hub), the name of TorchGeo weights,
+            a file, or false for random weights.
+        freeze_backbone: train only the head, on features that are computed once.
+        input_size: edge in pixels of what the network sees.
+        lr: learning rate.
+        weight_decay: weight decay.
+        optimizer: adamw or adam.
+        schedule: cosine, plateau or none.
+        patience: epochs without progress before plateau lowers the rate.
+    """
+
+    name: str = "resnet50"
+    weights: bool | str = True
+    freeze_backbone: bool = False
+    input_size: int = 224
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["cosine", "plateau", "none"] = "cosine"
+    patience: int = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """The training.
+
+    Args:
+        max_epochs: epochs at most.
+        batch_size: chips per batch, also when predicting.
+        workers: processes that read chips.
+        balanced: draw training chips with equal chance for every city.
+        views: with a frozen backbone, mirror images per chip, 1 to 4.
+        early_stopping: stop after so many epochs without a smaller validation loss; null never.
+        loggers: Lightning loggers beside CSV and TensorBoard, as class_path and init_args.
+    """
+
+    max_epochs: int = 100
+    batch_size: int = 128
+    workers: int = 0
+    balanced: bool = True
+    views: int = 1
+    early_stopping: int | None = None
+    loggers: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictConfig:
+    """What is predicted.
+
+    Args:
+        split: train, val, test or all.
+        embedding: keep the pooled features too (look-alikes need them).
+        chips_per_part: chips a part on disk holds at least; a killed run loses one part at most.
+    """
+
+    split: Literal["train", "val", "test", "all"] = "test"
+    embedding: bool = True
+    chips_per_part: int = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreConfig:
+    """What predictions are compared with.
+
+    Args:
+        colour_baseline: also train a logistic regression on the chips' channel means and deviations.
+    """
+
+    colour_baseline: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainConfig:
+    """Which chips are explained, and how.
+
+    Args:
+        method: relevance-cam-margin, relevance-cam-contrastive, relevance-cam (as published), grad-cam, hires-cam
+            or layer-cam.
+        layers: depths, of layer1 (fine) to layer4 (coarse).
+        target: the city that is explained: predicted (one per scene), true, or a city code.
+        per_city: chips of each city that are drawn for the gallery.
+        scenes: whose saliency is written as GeoTIFF: those of the drawn chips, or all that were predicted.
+    """
+
+    method: str = "relevance-cam-margin"
+    layers: tuple[str, ...] = ("layer4",)
+    target: str = "predicted"
+    per_city: int = 10
+    scenes: Literal["drawn", "all"] = "drawn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimilarConfig:
+    """Look-alikes.
+
+    Args:
+        neighbours: nearest chips of other cities that are listed for each chip.
+    """
+
+    neighbours: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapConfig:
+    """The map.
+
+    Args:
+        title: what stands above it.
+        imagery: embed the imagery of the scenes that are explained.
+    """
+
+    title: str = "Which city is this, and what gave it away"
+    imagery: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One experiment.
+
+    Args:
+        data: the scenes.
+        chips: the chips.
+        split: the splits.
+        model: the network.
+        fit: the training.
+        predict: the prediction.
+        score: the scores.
+        explain: the saliency.
+        similar: the similarity.
+        map: the map.
+        seed: seeds training and draws (the split has its own).
+    """
+
+    data: DataConfig
+    chips: ChipGrid = field(default_factory=ChipGrid)
+    split: SplitRule = field(default_factory=SplitRule)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    explain: ExplainConfig = field(default_factory=ExplainConfig)
+    similar: SimilarConfig = field(default_factory=SimilarConfig)
+    map: MapConfig = field(default_factory=MapConfig)
+    seed: int = 0
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig, "chips": ChipGrid, "split": SplitRule, "model": ModelConfig, "fit": FitConfig,
+    "predict": PredictConfig, "score": ScoreConfig, "explain": ExplainConfig, "similar": SimilarConfig,
+    "map": MapConfig,
+}  # fmt: skip
+"""Section of the YAML file → the value that holds it."""

@@ -1,0 +1,136 @@
+"""Tables and a ``Run`` in, what several stations need of them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlslicer_geo.config import is_address
+from dlslicer_geo.errors import ConfigError, SplitError
+from dlslicer_geo.files import read_json
+from dlslicer_geo.pipeline.runs import Run
+from dlslicer_geo.types import APPROXIMATE, Layer, channels_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from geopandas import GeoDataFrame
+    from numpy.typing import NDArray
+
+    from dlslicer_geo.types import Predictions
+
+AT_ONCE = 256
+"""Chips whose saliency is held in memory together, in whole scenes."""
+
+
+def reading_of(run: Run, scenes: GeoDataFrame) -> dict[str, Any]:
+    """How the pixels of these scenes are read, so that a model is applied to others read alike.
+
+    Returns:
+        ``bands`` as configured, and ``low`` and ``high``, the values per channel that become 0 and 255; None for
+        uint8 imagery, which is taken as it is, and for scenes that are scaled in several ways.
+    """
+    found = {channels_of(record) for record in scenes[["channels", "low", "high"]].to_dict("records")}
+    one = found.pop() if len({(c.low, c.high) for c in found}) == 1 else None
+    bands = run.config.data.bands
+    return {
+        "bands": list(bands) if bands else None,
+        "low": list(one.low) if one and one.low else None,
+        "high": list(one.high) if one and one.high else None,
+    }
+
+
+def check_certificate(scenes: GeoDataFrame, chips: GeoDataFrame, path: Path) -> None:
+    """Prove again, from the tables alone, that no two splits share anything.
+
+    Raises:
+        LeakError: naming the two chips.
+        SplitError: if the certificate is absent or another table's.
+    """
+    from dlslicer_geo import splits
+
+    splits.verify(chips, scenes=scenes)
+    if not path.exists():
+        raise SplitError(
+            f"{path} does not exist: a model is only fitted on a split that is proven; run `split` first"
+        )
+    if read_json(path).get("chips_hash") != splits.chips_hash(chips):
+        raise SplitError(f"{path} is the certificate of another chip table: run `split` again")
+
+
+def data_module(run: Run, scenes: GeoDataFrame, chips: GeoDataFrame, *, cities: Any = None) -> Any:
+    """The data module of a run."""
+    from dlslicer_geo.data import ChipDataModule
+    from dlslicer_geo.scenes import city_order
+
+    how = run.config.fit
+    if cities is None:
+        known = city_order(run.config.data.cities, run.config.data.source)
+        there = set(scenes["city"].dropna())
+        cities = known and [code for code in known if code in there]
+    return ChipDataModule(
+        scenes, chips, cities=cities, batch_size=how.batch_size, workers=how.workers, balanced=how.balanced,
+        seed=run.config.seed,
+    )  # fmt: skip
+
+
+def images(data: Any, chip_ids: NDArray[np.int64]) -> dict[int, Any]:
+    """Pixels uint8 (size, size, 3) of chips by their number."""
+    samples = (data.dataset[int(i)] for i in chip_ids)
+    return {int(s["chip_id"]): s["image"].permute(1, 2, 0).numpy() for s in samples}
+
+
+def captions(found: Predictions) -> dict[int, str]:
+    """What stands under a chip of the gallery, by chip number."""
+    lines = zip(found.chip_id.tolist(), found.truth, found.city, strict=True)
+    return {
+        number: f"true {truth}, predicted {city}" if truth else f"predicted {city}" for number, truth, city in lines
+    }
+
+
+def whole_scenes(
+    chips: GeoDataFrame, chosen: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
+    """The predicted chips of the scenes that the chosen chips lie in, whole scenes at a time."""
+    import numpy as np
+
+    scene_of = chips["scene_id"].to_numpy()
+    wanted = set(scene_of[chosen])
+    ids = np.sort(predicted)
+    ids = ids[np.fromiter((scene_of[i] in wanted for i in ids), bool, len(ids))]
+    starts = np.flatnonzero(np.r_[True, scene_of[ids][1:] != scene_of[ids][:-1]])
+    cuts: list[int] = []
+    for start in starts.tolist():
+        if start - (cuts[-1] if cuts else 0) >= AT_ONCE:
+            cuts.append(start)
+    yield from np.split(ids, cuts)
+
+
+def image_layers(scenes: GeoDataFrame, chips: GeoDataFrame, chosen: NDArray[np.int64]) -> list[Layer]:
+    """The imagery of the scenes that the chosen chips lie in."""
+    wanted = scenes[scenes["scene_id"].isin(set(chips["scene_id"].to_numpy()[chosen]))]
+    return [
+        Layer(
+            kind="image", path=Path(row["path"]), title="Imagery", group=row["city"] or row["scene_id"],
+            channels=channels_of(row), approximate=row["georef"] in APPROXIMATE,
+        )
+        for row in wanted.to_dict("records")
+        if not is_address(row["path"])  # a map is made from files; imagery elsewhere would be fetched again
+    ]  # fmt: skip
+
+
+def loggers(described: list[dict[str, Any]]) -> list[Any]:
+    """Lightning loggers by class path, checked against their signatures by jsonargparse."""
+    if not described:
+        return []
+    from argparse import ArgumentError
+
+    from jsonargparse import ArgumentParser
+    from lightning.pytorch.loggers import Logger
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Logger, "logger")
+    try:
+        return [parser.instantiate(parser.parse_object({"logger": one}))["logger"] for one in described]
+    except ArgumentError as error:
+        raise ConfigError(f"fit.loggers: {' '.join(str(error).split())[:300]}") from None

@@ -1,0 +1,153 @@
+"""Placed images in, the scene table out: prepares what must be, reads all pixels once, several scenes at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import rasterio
+from numpy.typing import NDArray
+
+from dlslicer_geo.errors import SceneError
+from dlslicer_geo.scenes import COLUMNS, alike, prepare
+from dlslicer_geo.scenes.image import inspect
+from dlslicer_geo.scenes.ledger import Image, Ledger, Rules
+from dlslicer_geo.scenes.tally import scale
+from dlslicer_geo.scenes.values import Placement
+from dlslicer_geo.types import Progress, Reading
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 16
+"""Scenes that one worker takes at a time: entering rasterio's environment anew for each costs more than opening."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Measured:
+    """A scene with what is needed to compare it with others.
+
+    Args:
+        record: a row of the scene table, its channels not yet scaled.
+        samples: float32 (3, n) pixels of its channels, None for uint8.
+        thumbnail: uint8 (rows, cols, 3).
+        picture: float32 (32, 32) grey, zero mean, unit variance.
+    """
+
+    record: dict[str, Any]
+    samples: NDArray[np.float32] | None
+    thumbnail: NDArray[np.uint8]
+    picture: NDArray[np.float32]
+
+
+def measure(images: Sequence[Image], rules: Rules, ledger: Ledger, progress: Progress) -> list[Measured]:
+    """Prepare and read every image; those that fail go to the ledger.
+
+    Returns:
+        scenes in the order of their ids.
+
+    Raises:
+        SceneError: before anything is written, if the disk has no room for what must be prepared.
+    """
+    ordered = sorted(images, key=lambda image: image.scene_id)
+    _announce(ordered, rules)
+    workers = _workers(rules)
+    size = max(1, min(AT_ONCE, len(ordered) // workers))
+    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    done: list[Measured] = []
+    pool = ThreadPoolExecutor(workers)
+    try:
+        results = (one for batch in pool.map(partial(_batch, rules=rules), batches) for one in batch)
+        for image, result in zip(ordered, progress(results, total=len(ordered), label="scan"), strict=True):
+            if isinstance(result, SceneError):
+                ledger.reject(image.found.source, result)
+            else:
+                done.append(result)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C only the scenes in hand are finished
+    return done
+
+
+def tabulate(scenes: Sequence[Measured], reading: Reading) -> gpd.GeoDataFrame:
+    """The scene table, with one scaling for all scenes of a pixel type and number of bands."""
+    groups: dict[tuple[str, int], list[Measured]] = defaultdict(list)
+    for scene in scenes:
+        groups[scene.record["dtype"], scene.record["bands"]].append(scene)
+    for (dtype, bands), members in groups.items():
+        samples = [scene.samples for scene in members if scene.samples is not None]
+        if not samples:
+            continue
+        stretches = reading.stretches()
+        low, high = zip(*stretches, strict=True) if stretches else scale(samples)
+        logger.info("%d scenes of %d %s bands are stretched from %s to %s", len(members), bands, dtype, low, high)
+        for scene in members:
+            scene.record.update(low=[float(value) for value in low], high=[float(value) for value in high])
+    frame = pd.DataFrame.from_records([scene.record for scene in scenes], columns=list(COLUMNS))
+    frame = frame.astype({"nodata": "float64", "accuracy_m": "float64"})  # a column of None has no dtype by itself
+    return gpd.GeoDataFrame(frame, geometry="geometry", crs="EPSG:4326")
+
+
+def _announce(images: Sequence[Image], rules: Rules) -> None:
+    """Say what preparing will cost, and refuse what the disk cannot hold."""
+    needed = [image for image in images if image.why is not None]
+    if not needed or rules.prepared is None:
+        return
+    jobs = [(image.header, image.placement) for image in needed if image.placement is not None]
+    estimate = prepare.estimate(jobs, min(_workers(rules), len(needed)), rules.grid)
+    prepare.check_room(rules.prepared, estimate)
+    reasons = "; ".join(f"{n} because {why}" for why, n in Counter(str(image.why) for image in needed).most_common(3))
+    logger.info(
+        "%d of %d scenes are written anew in %s (%s): at most %.1f GB, about %.0f s",
+        len(needed), len(images), rules.prepared, reasons, estimate.bytes / 1e9, estimate.seconds,
+    )  # fmt: skip
+
+
+def _workers(rules: Rules) -> int:
+    return rules.reading.workers or os.cpu_count() or 1
+
+
+def _batch(images: Sequence[Image], *, rules: Rules) -> list[Measured | SceneError]:
+    with rasterio.Env():
+        return list(_results(images, rules))
+
+
+def _results(images: Sequence[Image], rules: Rules) -> Iterator[Measured | SceneError]:
+    for image in images:
+        try:
+            yield _measured(image, rules)
+        except SceneError as error:
+            yield error
+
+
+def _measured(image: Image, rules: Rules) -> Measured:
+    if image.placement is None:
+        raise SceneError("nothing says where it lies")
+    path, placement, digest = _readable(image, image.placement, rules)
+    about = inspect(path, placement, rules.reading)
+    tagged, samples, thumbnail = (about.pop(name) for name in ("tagged", "samples", "thumbnail"))
+    names = {**image.names, "acquired": image.names["acquired"] or tagged}
+    phash, picture = alike.fingerprint(thumbnail)
+    record = {
+        "scene_id": image.scene_id, **names, "path": path, "source": image.found.source, **about,
+        "georef": image.placement.georef, "accuracy_m": image.placement.accuracy_m, "sha256": digest,
+        "prepared": image.why, "phash": phash, "duplicate_of": None, "overlap_m2": 0.0,
+    }  # fmt: skip
+    return Measured(record=record, samples=samples, thumbnail=thumbnail, picture=picture)
+
+
+def _readable(image: Image, placement: Placement, rules: Rules) -> tuple[str, Placement, str]:
+    """What is read, where it lies, and the hash of the raw image."""
+    if image.why is None or rules.prepared is None:
+        return image.found.path, placement, prepare.digest_of(image.found)
+    target = Path(rules.prepared) / f"{image.scene_id}.tif"
+    made = prepare.prepare(image.found, placement, rules.reading, target, rules.grid)
+    return str(made.path), made.placement, made.digest

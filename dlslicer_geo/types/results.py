@@ -1,0 +1,169 @@
+"""What a run ends with: predictions, reports, saliency and layers; no input, no output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlslicer_geo.types.inputs import Channels
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Predictions:
+    """What a model said about chips, with the names that give its numbers a meaning.
+
+    Args:
+        cities: city codes in the order of the columns of ``probabilities``.
+        chip_id: (n,) int64, rows of the chip table.
+        scene_id: n scene ids.
+        truth: n city codes, None where unknown.
+        probabilities: (n, len(cities)) float32, rows sum to 1.
+        embedding: (n, d) float32 pooled features, None when not asked for.
+        folder: where the parts lie, None when only in memory.
+    """
+
+    cities: tuple[str, ...]
+    chip_id: NDArray[np.int64]
+    scene_id: tuple[str, ...]
+    truth: tuple[str | None, ...]
+    probabilities: NDArray[np.float32]
+    embedding: NDArray[np.float32] | None = None
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        """Number of chips."""
+        return len(self.chip_id)
+
+    @property
+    def city(self) -> tuple[str, ...]:
+        """The most probable city of each chip."""
+        return tuple(self.cities[i] for i in self.probabilities.argmax(axis=1))
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """(n,) probability of the most probable city, 0 to 1."""
+        return self.probabilities.max(axis=1) if len(self) else np.zeros(0, np.float32)
+
+    def draw(self, number: int, *, per: Literal["city"] = "city", seed: int = 0) -> NDArray[np.int64]:
+        """Draw chips at random without replacement.
+
+        Args:
+            number: chips from each city (all of them where a city has fewer).
+            per: the group drawn from: the true city, or the predicted one where the truth is unknown.
+            seed: seeds the draw.
+
+        Returns:
+            sorted (m,) int64 chip ids.
+        """
+        random = np.random.default_rng(seed)
+        group = np.array([t if t is not None else c for t, c in zip(self.truth, self.city, strict=True)], object)
+        drawn = [
+            random.permutation(np.sort(self.chip_id[group == city]))[:number] for city in sorted(set(group.tolist()))
+        ]
+        return np.sort(np.concatenate([*drawn, np.zeros(0, np.int64)]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Report:
+    """How good predictions are, beside what is cheap to have.
+
+    Args:
+        metrics: numbers by name, ready for JSON.
+        confusion: (c, c) int64, row = true city, column = predicted city.
+        cities: c city codes, the order of both axes.
+    """
+
+    metrics: dict[str, Any]
+    confusion: NDArray[np.int64]
+    cities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Saliency:
+    """Raw relevance of chips for a city, with the windows and grids that place it on the ground.
+
+    Args:
+        method: ``relevance-cam``, ``relevance-cam-contrastive``, ``relevance-cam-margin``, ``grad-cam`` ...
+        layers: names of the depths, shallow to deep.
+        maps: per layer (n, h, w) float32, signed, not rescaled.
+        chip_id: (n,) int64.
+        scene_id: n scene ids.
+        city: n codes of the city that was explained.
+        windows: (n, 4) int64 pixel windows: row, col, height, width in the scene.
+        stride: (n,) int64 distance to the next chip of the scene, in native pixels.
+        grids: native grid per scene id.
+        input_size: edge in pixels of what the network saw.
+        notes: anything a reader of the file must know (model hash, how un-rectified sums were shared ...).
+        approximate: ids of the scenes that lie somewhere in their city only.
+    """
+
+    method: str
+    layers: tuple[str, ...]
+    maps: Mapping[str, NDArray[np.float32]]
+    chip_id: NDArray[np.int64]
+    scene_id: tuple[str, ...]
+    city: tuple[str, ...]
+    windows: NDArray[np.int64]
+    stride: NDArray[np.int64]
+    grids: Mapping[str, GeoBox]
+    input_size: int
+    notes: Mapping[str, str] = field(default_factory=dict)
+    approximate: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of chips."""
+        return len(self.chip_id)
+
+    def select(self, keep: NDArray[np.bool_]) -> Saliency:
+        """The chips where ``keep`` (n,) is true."""
+        at = np.flatnonzero(keep)
+        scene_id = tuple(self.scene_id[i] for i in at)
+        return Saliency(
+            method=self.method,
+            layers=self.layers,
+            maps={name: values[at] for name, values in self.maps.items()},
+            chip_id=self.chip_id[at],
+            scene_id=scene_id,
+            city=tuple(self.city[i] for i in at),
+            windows=self.windows[at],
+            stride=self.stride[at],
+            grids={name: self.grids[name] for name in dict.fromkeys(scene_id)},
+            input_size=self.input_size,
+            notes=self.notes,
+            approximate=tuple(name for name in self.approximate if name in set(scene_id)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """One thing on a map: a file and how it is to be read.
+
+    Args:
+        kind: ``scenes`` and ``chips`` are vector files, the others rasters; ``image`` is imagery itself.
+        path: the file.
+        title: what the legend says.
+        group: layers of one group are switched together (a city, an area).
+        cities: city codes in the order of the palette, for ``chips`` and ``city``.
+        limits: smallest and largest value of the colour scale, for ``confidence`` and ``saliency``.
+        note: a caveat shown with the layer.
+        channels: for ``image``: what is shown as red, green and blue; None finds out.
+        approximate: whether the layer lies somewhere in its city only.
+    """
+
+    kind: Literal["scenes", "chips", "city", "confidence", "saliency", "image"]
+    path: Path
+    title: str
+    group: str = ""
+    cities: tuple[str, ...] = ()
+    limits: tuple[float, float] | None = None
+    note: str = ""
+    channels: Channels | None = None
+    approximate: bool = False
