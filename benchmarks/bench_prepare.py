@@ -21,7 +21,7 @@ from PIL import Image
 from rasterio.windows import Window
 
 from dlslicer_geo import pixels
-from dlslicer_geo.scenes.prepare import prepare
+from dlslicer_geo.scenes.rasters.prepare import prepare
 from dlslicer_geo.scenes.values import Found, Placement
 from dlslicer_geo.types import Channels, ChipGrid, Reading
 

@@ -17,9 +17,9 @@ from typing import Any
 from dlslicer_geo import files
 from dlslicer_geo.errors import ConfigError, SceneError, TableError
 from dlslicer_geo.hub import GB, Hub, HubFile
-from dlslicer_geo.scenes.addresses import redact
-from dlslicer_geo.scenes.dl_slicer import FOLDER, code_of
-from dlslicer_geo.scenes.dl_slicer import cities as known_cities
+from dlslicer_geo.scenes.sources.addresses import redact
+from dlslicer_geo.scenes.sources.dl_slicer import FOLDER, code_of
+from dlslicer_geo.scenes.sources.dl_slicer import cities as known_cities
 from dlslicer_geo.types import Progress, quiet
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from dlslicer_geo import files
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.addresses import redact
+from dlslicer_geo.scenes.sources.addresses import redact
 
 BUSY = (408, 429, 500, 502, 503, 504)
 TIMEOUT_S = 30.0

@@ -10,7 +10,7 @@ import rasterio
 from affine import Affine
 from PIL import Image
 
-from dlslicer_geo.scenes import prepare
+from dlslicer_geo.scenes.rasters import prepare
 from dlslicer_geo.scenes.values import Found, Placement
 from dlslicer_geo.types import ChipGrid, Reading
 

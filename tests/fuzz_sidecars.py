@@ -33,10 +33,10 @@ from affine import Affine
 from PIL import ExifTags, Image
 
 from dlslicer_geo.errors import ConfigError, SceneError
-from dlslicer_geo.scenes import crs, georef, hints, kml, plane, rows, sidecar, tables, world
-from dlslicer_geo.scenes.georef import place
-from dlslicer_geo.scenes.rows import Row
-from dlslicer_geo.scenes.sidecar import Sidecars
+from dlslicer_geo.scenes.places import crs, georef, hints, kml, plane, rows, sidecar, tables, world
+from dlslicer_geo.scenes.places.georef import place
+from dlslicer_geo.scenes.places.rows import Row
+from dlslicer_geo.scenes.places.sidecar import Sidecars
 from dlslicer_geo.scenes.values import Found, Header
 from dlslicer_geo.types import Reading
 

@@ -16,7 +16,7 @@ from PIL import Image
 from pyproj import Geod, Transformer
 from shapely.geometry import box
 
-from dlslicer_geo.scenes.alike import Pair, area_m2, duplicates, fingerprint, first_of, overlaps
+from dlslicer_geo.scenes.review.alike import Pair, area_m2, duplicates, fingerprint, first_of, overlaps
 
 
 def pixels_of(path: Path) -> Any:

@@ -19,7 +19,7 @@ from servers import COMMIT, Answer, HubServer
 
 from dlslicer_geo.download import Downloaded, download
 from dlslicer_geo.errors import ConfigError, SceneError
-from dlslicer_geo.scenes import dl_slicer
+from dlslicer_geo.scenes.sources import dl_slicer
 
 ALMATY, ASTANA = "raw/Almaty (ALA)/NORTH/1.jpg", "raw/Astana (NQZ)/S1/a b.jpg"
 TOKEN = "hf_donotshowthistoken"

@@ -19,13 +19,13 @@ from PIL import Image
 from rasterio.control import GroundControlPoint
 
 from dlslicer_geo.errors import ConfigError, SceneError
-from dlslicer_geo.scenes.crs import crs_text
-from dlslicer_geo.scenes.georef import metric_grid, place
-from dlslicer_geo.scenes.image import header
-from dlslicer_geo.scenes.plane import fit_corners, order_corners
-from dlslicer_geo.scenes.sidecar import Sidecars
+from dlslicer_geo.scenes.places.crs import crs_text
+from dlslicer_geo.scenes.places.georef import metric_grid, place
+from dlslicer_geo.scenes.places.plane import fit_corners, order_corners
+from dlslicer_geo.scenes.places.sidecar import Sidecars
+from dlslicer_geo.scenes.places.world import parse_world
+from dlslicer_geo.scenes.rasters.image import header
 from dlslicer_geo.scenes.values import Found, Header, Placement
-from dlslicer_geo.scenes.world import parse_world
 from dlslicer_geo.types import Reading
 
 GEOD = pyproj.Geod(ellps="WGS84")

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.georef import place
-from dlslicer_geo.scenes.hints import read_exif, tile_of
-from dlslicer_geo.scenes.sidecar import Sidecars
+from dlslicer_geo.scenes.places.georef import place
+from dlslicer_geo.scenes.places.hints import read_exif, tile_of
+from dlslicer_geo.scenes.places.sidecar import Sidecars
 from dlslicer_geo.scenes.values import Found, Header, Placement
 from dlslicer_geo.types import Reading
 

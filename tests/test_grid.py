@@ -14,7 +14,7 @@ from PIL import Image
 from pyproj import Geod, Transformer
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes import grid
+from dlslicer_geo.scenes.rasters import grid
 from dlslicer_geo.scenes.values import Placement
 
 Raster = Callable[..., Path]

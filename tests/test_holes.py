@@ -14,9 +14,9 @@ from affine import Affine
 from pyproj import Transformer
 from scipy import ndimage
 
-from dlslicer_geo.scenes import image
-from dlslicer_geo.scenes.holes import LEAST_PX, Search, strips
-from dlslicer_geo.scenes.tally import SAMPLES, THUMBNAIL_PX, scale
+from dlslicer_geo.scenes.rasters import image
+from dlslicer_geo.scenes.rasters.holes import LEAST_PX, Search, strips
+from dlslicer_geo.scenes.rasters.tally import SAMPLES, THUMBNAIL_PX, scale
 from dlslicer_geo.scenes.values import Placement
 from dlslicer_geo.types import Reading
 

@@ -28,7 +28,7 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes import image, prepare
+from dlslicer_geo.scenes.rasters import image, prepare
 from dlslicer_geo.scenes.values import Header, Placement
 from dlslicer_geo.types import ChipGrid, Reading
 

@@ -22,7 +22,7 @@ from PIL import Image
 from servers import Answer, Server
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes import image, prepare
+from dlslicer_geo.scenes.rasters import image, prepare
 from dlslicer_geo.scenes.values import Found
 from dlslicer_geo.types import Reading
 
@@ -146,7 +146,7 @@ def test_a_decompression_bomb_is_refused_before_anything_is_allocated(tmp_path: 
     path = bomb(tmp_path / "bomb.png", 60_000)
     assert path.stat().st_size < 1.2e6
     script = (
-        "import resource, sys, time; from dlslicer_geo.scenes.image import header\n"
+        "import resource, sys, time; from dlslicer_geo.scenes.rasters.image import header\n"
         "from dlslicer_geo.errors import SceneError\n"
         "header(sys.argv[2]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; start = time.monotonic()\n"
         "try: header(sys.argv[1])\n"

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from shapely.geometry import box
 
-from dlslicer_geo.scenes.alike import Overlap, Pair
-from dlslicer_geo.scenes.findings import Finding, area_text, findings
-from dlslicer_geo.scenes.report import CARDS, write_report
+from dlslicer_geo.scenes.review.alike import Overlap, Pair
+from dlslicer_geo.scenes.review.findings import Finding, area_text, findings
+from dlslicer_geo.scenes.review.report import CARDS, write_report
 from dlslicer_geo.types import ChipGrid
 
 GRID = ChipGrid(size=480, stride=240, metres=200.0)

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dlslicer_geo.errors import ConfigError, SceneError
-from dlslicer_geo.scenes.companions import COMPANIONS, companions
-from dlslicer_geo.scenes.georef import place
-from dlslicer_geo.scenes.kml import member_name
-from dlslicer_geo.scenes.sidecar import Sidecars
+from dlslicer_geo.scenes.places.companions import COMPANIONS, companions
+from dlslicer_geo.scenes.places.georef import place
+from dlslicer_geo.scenes.places.kml import member_name
+from dlslicer_geo.scenes.places.sidecar import Sidecars
 from dlslicer_geo.scenes.values import Found, Header, Placement
 from dlslicer_geo.types import Reading
 

@@ -13,8 +13,7 @@ import pytest
 from servers import Answer, Server, gdal_reads
 
 from dlslicer_geo.errors import ConfigError, SceneError
-from dlslicer_geo.scenes import dl_slicer, remote
-from dlslicer_geo.scenes.sources import Listing, find, redact
+from dlslicer_geo.scenes.sources import Listing, dl_slicer, find, redact, remote
 
 Raster = Callable[..., Path]
 
@@ -194,7 +193,7 @@ def test_archives_that_cannot_be_used_are_refused(tmp_path: Path, monkeypatch: p
         find([f"zip://sub::{path}"])
     with pytest.raises(SceneError, match="leads out of the archive"):
         find([f"zip://../a.tif::{path}"])
-    monkeypatch.setattr("dlslicer_geo.scenes.archives.ENTRIES", 1)
+    monkeypatch.setattr("dlslicer_geo.scenes.sources.archives.ENTRIES", 1)
     with pytest.raises(SceneError, match="holds 2 members, over 1"):
         find([path])
     path.write_bytes(b"PK\x03\x04 no more")
@@ -376,7 +375,7 @@ def test_a_server_that_is_gone_or_silent_is_given_up(monkeypatch: pytest.MonkeyP
 
 
 def test_a_list_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("dlslicer_geo.scenes.remote.fetch.__kwdefaults__", {"limit": 1 << 20, "unread": ()})
+    monkeypatch.setattr("dlslicer_geo.scenes.sources.remote.fetch.__kwdefaults__", {"limit": 1 << 20, "unread": ()})
     (tmp_path / "l.txt").write_bytes(b"#" * (2 << 20))
     with Server(tmp_path) as server:
         for root in (server.address + "/l.txt", str(tmp_path / "l.txt")):

@@ -11,8 +11,7 @@ import pytest
 from servers import Answer, Server, gdal_reads
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes import remote, stac
-from dlslicer_geo.scenes.sources import Listing, find
+from dlslicer_geo.scenes.sources import Listing, find, remote, stac
 
 Raster = Callable[..., Path]
 TIFF = "image/tiff; application=geotiff; profile=cloud-optimized"

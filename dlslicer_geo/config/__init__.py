@@ -186,7 +186,8 @@ def describe(section: str) -> list[tuple[str, str]]:
     for kind in SECTIONS[section].__mro__:
         meanings = _meanings(kind.__doc__ or "") | meanings
     described = []
-    for key in dataclasses.fields(SECTIONS[section]):
+    own = SECTIONS[section].__annotations__
+    for key in sorted(dataclasses.fields(SECTIONS[section]), key=lambda field: field.name not in own):
         default = key.default_factory() if callable(key.default_factory) else key.default
         shown = "required" if default is dataclasses.MISSING else f"default {json.dumps(default)}"
         described.append((key.name, f"{meanings.get(key.name, '')} ({shown})"))
@@ -196,4 +197,5 @@ def describe(section: str) -> list[tuple[str, str]]:
 def _meanings(docstring: str) -> dict[str, str]:
     body = docstring.partition("Args:")[2].partition("\n\n")[0]
     found = re.findall(r"^ +(\w+): (.*(?:\n {9,}.*)*)", body, re.MULTILINE)
-    return {name: " ".join(text.split()).rstrip(".").replace("``", "") for name, text in found}
+    plain = {name: " ".join(text.split()).rstrip(".").replace("``", "") for name, text in found}
+    return {name: re.sub(r"\bNone\b", "null", text) for name, text in plain.items()}

@@ -282,7 +282,7 @@ def _code_hash(station: Station) -> str:
     files: list[Path] = []
     for room in (*HALL, *station.rooms):
         one = PACKAGE / f"{room}.py"
-        files += [one] if one.exists() else sorted((PACKAGE / room).glob("*.py"))
+        files += [one] if one.exists() else sorted((PACKAGE / room).rglob("*.py"))
     return sha256_json([__version__, *(sha256_file(path) for path in files)])
 
 

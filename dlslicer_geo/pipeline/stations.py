@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 def scan(run: Run) -> Done:
     """Images → ``scenes.parquet``, ``prepared/`` where needed, and ``scenes.html``."""
     from dlslicer_geo import scenes
-    from dlslicer_geo.scenes.report import write_report
+    from dlslicer_geo.scenes.review.report import write_report
 
     data, grid = run.config.data, run.config.chips
     found = scenes.survey(

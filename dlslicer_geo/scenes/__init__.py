@@ -1,8 +1,8 @@
 """Raw images of any kind in, the scene table out; scenes and chips in, colour statistics out.
 
-``scan`` decides what is a scene and where it lies, and says of every other file why it is none. Where images come
-from is found in ``sources``, ``stac`` and ``dl_slicer``; where they lie in ``georef`` and what it calls; their names
-are read in ``names``; their pixels are read in ``image``, and written anew in ``prepare`` where they must be.
+``scan`` decides what is a scene and where it lies, and says of every other file why it is none. ``sources`` knows
+where images come from, ``places`` where they lie, ``names`` what they are called, ``rasters`` what their pixels say,
+``review`` what somebody should look at; ``surveyor`` goes through them in this order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dlslicer_geo.errors import ConfigError
-from dlslicer_geo.scenes.colour import channel_statistics
+from dlslicer_geo.scenes.rasters.colour import channel_statistics
 from dlslicer_geo.types import ChipGrid, Progress, Reading, quiet
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ def city_order(cities: Root | None, source: str = "images") -> list[str] | None:
         cities: list of cities.
         source: of the images; ``dl-slicer`` has its own list.
     """
-    from dlslicer_geo.scenes.dl_slicer import table
     from dlslicer_geo.scenes.names import read_cities
+    from dlslicer_geo.scenes.sources.dl_slicer import table
 
     if cities is None and source != "dl-slicer":
         return None

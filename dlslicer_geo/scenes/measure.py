@@ -19,10 +19,12 @@ import rasterio
 from numpy.typing import NDArray
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes import COLUMNS, alike, prepare
-from dlslicer_geo.scenes.image import inspect
+from dlslicer_geo.scenes import COLUMNS
 from dlslicer_geo.scenes.ledger import Image, Ledger, Rules
-from dlslicer_geo.scenes.tally import scale
+from dlslicer_geo.scenes.rasters import prepare
+from dlslicer_geo.scenes.rasters.image import inspect
+from dlslicer_geo.scenes.rasters.tally import scale
+from dlslicer_geo.scenes.review import alike
 from dlslicer_geo.scenes.values import Placement
 from dlslicer_geo.types import Progress, Reading
 

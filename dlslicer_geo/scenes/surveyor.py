@@ -19,15 +19,18 @@ import rasterio
 from numpy.typing import NDArray
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes import alike, dl_slicer, prepare, sources
-from dlslicer_geo.scenes.approximate import Unplaced, lay_out
-from dlslicer_geo.scenes.companions import companions
-from dlslicer_geo.scenes.georef import place
-from dlslicer_geo.scenes.image import header
+from dlslicer_geo.scenes import sources
 from dlslicer_geo.scenes.ledger import Image, Ledger, Root, Rules
 from dlslicer_geo.scenes.measure import Measured, measure, tabulate
 from dlslicer_geo.scenes.names import Naming, read_cities, scene_id_of
-from dlslicer_geo.scenes.sidecar import Sidecars
+from dlslicer_geo.scenes.places.approximate import Unplaced, lay_out
+from dlslicer_geo.scenes.places.companions import companions
+from dlslicer_geo.scenes.places.georef import place
+from dlslicer_geo.scenes.places.sidecar import Sidecars
+from dlslicer_geo.scenes.rasters import prepare
+from dlslicer_geo.scenes.rasters.image import header
+from dlslicer_geo.scenes.review import alike
+from dlslicer_geo.scenes.sources import dl_slicer
 from dlslicer_geo.scenes.values import Found, Placement
 from dlslicer_geo.types import Progress, Reading, quiet
 

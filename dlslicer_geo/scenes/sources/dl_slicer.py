@@ -13,8 +13,8 @@ import re
 from pathlib import Path, PurePosixPath
 
 from dlslicer_geo.errors import ConfigError, SceneError
-from dlslicer_geo.scenes.addresses import printable
-from dlslicer_geo.scenes.listing import Listing, joined
+from dlslicer_geo.scenes.sources.addresses import printable
+from dlslicer_geo.scenes.sources.listing import Listing, joined
 from dlslicer_geo.scenes.values import Found
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def table() -> Path:
         ConfigError: if it is in neither.
     """
     here = Path(__file__).parent
-    for path in (here / TABLE, here.parents[1] / "data" / "cities" / TABLE):
+    for path in (here / TABLE, here.parents[2] / "data" / "cities" / TABLE):
         if path.is_file():
             return path
     raise ConfigError(f"{TABLE}, the table of the DL-SLICER cities, is not there: install dlslicer-geo anew")

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 
 from dlslicer_geo import pixels as pixel_room
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.holes import STRIP_ROWS, Holes, Search, cell_of, per_cell, strips
+from dlslicer_geo.scenes.rasters.holes import STRIP_ROWS, Holes, Search, cell_of, per_cell, strips
 from dlslicer_geo.types import Channels
 
 SAMPLES = 4096

@@ -30,13 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlslicer_geo.errors import ConfigError, SceneError
-from dlslicer_geo.scenes.crs import Incomplete, crs_text, to_degrees
-from dlslicer_geo.scenes.hints import exif_centre, exif_placement, tile_placement
-from dlslicer_geo.scenes.plane import GEOD, centre_of, distance_m, fit_affine, metric_grid, pixel_m, unwrapped
-from dlslicer_geo.scenes.rows import placement as row_placement
-from dlslicer_geo.scenes.sidecar import Sidecars
+from dlslicer_geo.scenes.places.crs import Incomplete, crs_text, to_degrees
+from dlslicer_geo.scenes.places.hints import exif_centre, exif_placement, tile_placement
+from dlslicer_geo.scenes.places.plane import GEOD, centre_of, distance_m, fit_affine, metric_grid, pixel_m, unwrapped
+from dlslicer_geo.scenes.places.rows import placement as row_placement
+from dlslicer_geo.scenes.places.sidecar import Sidecars
+from dlslicer_geo.scenes.places.world import FARTHEST, checked, read_world
 from dlslicer_geo.scenes.values import Found, Header, Placement
-from dlslicer_geo.scenes.world import FARTHEST, checked, read_world
 from dlslicer_geo.types import Reading
 
 __all__ = ["Incomplete", "crs_text", "metric_grid", "place"]

@@ -21,10 +21,10 @@ from shapely.geometry.base import BaseGeometry
 from dlslicer_geo import pixels
 from dlslicer_geo.errors import SceneError
 from dlslicer_geo.files import PROVENANCE_KEY
-from dlslicer_geo.scenes import grid, raw
-from dlslicer_geo.scenes.addresses import redact
 from dlslicer_geo.scenes.names import iso_date
-from dlslicer_geo.scenes.tally import Tally, quality, samples, scale, tally, thumbnail
+from dlslicer_geo.scenes.rasters import grid, raw
+from dlslicer_geo.scenes.rasters.tally import Tally, quality, samples, scale, tally, thumbnail
+from dlslicer_geo.scenes.sources.addresses import redact
 from dlslicer_geo.scenes.values import Header, Placement
 from dlslicer_geo.types import Reading
 

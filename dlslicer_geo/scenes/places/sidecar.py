@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from dlslicer_geo.errors import ConfigError, SceneError
-from dlslicer_geo.scenes.listing import SUFFIXES
-from dlslicer_geo.scenes.rows import Row, facts
-from dlslicer_geo.scenes.tables import PARSERS, read
+from dlslicer_geo.scenes.places.rows import Row, facts
+from dlslicer_geo.scenes.places.tables import PARSERS, read
+from dlslicer_geo.scenes.sources.listing import SUFFIXES
 from dlslicer_geo.scenes.values import Found
 
 logger = logging.getLogger(__name__)

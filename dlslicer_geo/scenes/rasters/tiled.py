@@ -28,9 +28,9 @@ from rasterio.windows import Window
 from dlslicer_geo import pixels
 from dlslicer_geo.errors import SceneError
 from dlslicer_geo.files import PROVENANCE_KEY
-from dlslicer_geo.scenes import grid, raw
-from dlslicer_geo.scenes.holes import Holes, strips
-from dlslicer_geo.scenes.tally import search_of
+from dlslicer_geo.scenes.rasters import grid, raw
+from dlslicer_geo.scenes.rasters.holes import Holes, strips
+from dlslicer_geo.scenes.rasters.tally import search_of
 from dlslicer_geo.scenes.values import Placement
 from dlslicer_geo.types import Reading
 

@@ -15,9 +15,9 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.addresses import join, locate, path_of, redact, scheme_of
-from dlslicer_geo.scenes.listing import SUFFIXES, Listing, joined
-from dlslicer_geo.scenes.remote import ENTRIES, Fetched, fetch
+from dlslicer_geo.scenes.sources.addresses import join, locate, path_of, redact, scheme_of
+from dlslicer_geo.scenes.sources.listing import SUFFIXES, Listing, joined
+from dlslicer_geo.scenes.sources.remote import ENTRIES, Fetched, fetch
 from dlslicer_geo.scenes.values import Found
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from pyogrio.errors import DataLayerError, DataSourceError, FieldError, Geometry
 from shapely.errors import ShapelyError
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.companions import read_small
-from dlslicer_geo.scenes.crs import crs_text
-from dlslicer_geo.scenes.kml import parse_kml, parse_kmz
-from dlslicer_geo.scenes.rows import GEOMETRY, Point, Row, make_row
-from dlslicer_geo.scenes.world import FARTHEST
+from dlslicer_geo.scenes.places.companions import read_small
+from dlslicer_geo.scenes.places.crs import crs_text
+from dlslicer_geo.scenes.places.kml import parse_kml, parse_kmz
+from dlslicer_geo.scenes.places.rows import GEOMETRY, Point, Row, make_row
+from dlslicer_geo.scenes.places.world import FARTHEST
 
 LARGEST = 100_000_000
 """Bytes of a table that is read."""

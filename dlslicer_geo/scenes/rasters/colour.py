@@ -82,7 +82,7 @@ def _outline(record: Mapping[Any, Any]) -> Any:
     import shapely
     from affine import Affine
 
-    from dlslicer_geo.scenes.grid import pixels_of
+    from dlslicer_geo.scenes.rasters.grid import pixels_of
 
     transform, crs = Affine(*record["transform"]), str(record["crs"])
     return shapely.transform(record["geometry"], lambda lonlat: pixels_of(lonlat, transform, crs))

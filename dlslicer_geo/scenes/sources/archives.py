@@ -7,9 +7,9 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.addresses import locate, redact, scheme_of, within
-from dlslicer_geo.scenes.listing import SUFFIXES, Listing, joined, sort_out
-from dlslicer_geo.scenes.remote import ENTRIES, opened
+from dlslicer_geo.scenes.sources.addresses import locate, redact, scheme_of, within
+from dlslicer_geo.scenes.sources.listing import SUFFIXES, Listing, joined, sort_out
+from dlslicer_geo.scenes.sources.remote import ENTRIES, opened
 from dlslicer_geo.scenes.values import Found
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.addresses import STORES, WEB, join, printable, redact, scheme_of, split
+from dlslicer_geo.scenes.sources.addresses import STORES, WEB, join, printable, redact, scheme_of, split
 
 if TYPE_CHECKING:
     from requests import Response

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from dlslicer_geo.scenes.addresses import locate, printable
+from dlslicer_geo.scenes.sources.addresses import locate, printable
 from dlslicer_geo.scenes.values import Found
 
 SUFFIXES = (".tif", ".tiff", ".jpg", ".jpeg", ".png", ".webp", ".jp2", ".j2k", ".vrt")

@@ -12,7 +12,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.crs import is_geographic, to_degrees
+from dlslicer_geo.scenes.places.crs import is_geographic, to_degrees
 
 GEOD = pyproj.Geod(ellps="WGS84")
 FLATTEST = 1e-3  # of points: their spread across the best line, as a share of that along it

@@ -34,9 +34,9 @@ import numpy as np
 from affine import Affine
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.crs import Incomplete, crs_text, is_geographic, to_degrees
 from dlslicer_geo.scenes.names import iso_date
-from dlslicer_geo.scenes.plane import box_grid, fit_corners, metric_grid, order_corners
+from dlslicer_geo.scenes.places.crs import Incomplete, crs_text, is_geographic, to_degrees
+from dlslicer_geo.scenes.places.plane import box_grid, fit_corners, metric_grid, order_corners
 from dlslicer_geo.scenes.values import Placement
 from dlslicer_geo.types import Reading
 

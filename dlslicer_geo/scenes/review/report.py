@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlslicer_geo import files
-from dlslicer_geo.scenes.alike import area_m2
-from dlslicer_geo.scenes.findings import Finding, Item, area_text, findings
+from dlslicer_geo.scenes.review.alike import area_m2
+from dlslicer_geo.scenes.review.findings import Finding, Item, area_text, findings
 from dlslicer_geo.types import APPROXIMATE, ChipGrid
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-    from dlslicer_geo.scenes.alike import Overlap, Pair
+    from dlslicer_geo.scenes.review.alike import Overlap, Pair
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """What the page may load: nothing but what it carries, and no script at all."""

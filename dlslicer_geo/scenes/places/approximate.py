@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from affine import Affine
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.georef import metric_grid
+from dlslicer_geo.scenes.places.georef import metric_grid
 from dlslicer_geo.scenes.values import Placement
 
 GAP = 0.1

@@ -12,9 +12,9 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.plane import distance_m
-from dlslicer_geo.scenes.rows import Row, make_row
-from dlslicer_geo.scenes.world import parse_xml
+from dlslicer_geo.scenes.places.plane import distance_m
+from dlslicer_geo.scenes.places.rows import Row, make_row
+from dlslicer_geo.scenes.places.world import parse_xml
 
 LARGEST = 50_000_000
 """Bytes of KML that is read, uncompressed."""

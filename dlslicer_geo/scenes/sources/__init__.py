@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.addresses import (
+from dlslicer_geo.scenes.sources.addresses import (
     STORES,
     WEB,
     chained,
@@ -25,10 +25,10 @@ from dlslicer_geo.scenes.addresses import (
     split,
     uncached,
 )
-from dlslicer_geo.scenes.archives import members
-from dlslicer_geo.scenes.listing import ARCHIVE, SUFFIXES, Listing, at, joined, sort_files, sort_out
-from dlslicer_geo.scenes.remote import Fetched, below, fetch, stored
-from dlslicer_geo.scenes.stac import items
+from dlslicer_geo.scenes.sources.archives import members
+from dlslicer_geo.scenes.sources.listing import ARCHIVE, SUFFIXES, Listing, at, joined, sort_files, sort_out
+from dlslicer_geo.scenes.sources.remote import Fetched, below, fetch, stored
+from dlslicer_geo.scenes.sources.stac import items
 
 __all__ = ["SUFFIXES", "Listing", "find", "redact"]
 

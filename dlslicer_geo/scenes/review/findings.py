@@ -15,7 +15,7 @@ from dlslicer_geo.types import APPROXIMATE, ChipGrid
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-    from dlslicer_geo.scenes.alike import Overlap, Pair
+    from dlslicer_geo.scenes.review.alike import Overlap, Pair
 
 VALID, SATURATED, ENLARGED, INEXACT = 0.9, 0.05, 2.0, 0.01
 BLUR_SHARE, BLUR_SPREAD, BLUR_GROUP = 0.25, 3.5, 8

@@ -13,8 +13,8 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from dlslicer_geo.errors import SceneError
-from dlslicer_geo.scenes.companions import LARGEST, beside, stem_and_suffix, world_suffixes
-from dlslicer_geo.scenes.crs import crs_text
+from dlslicer_geo.scenes.places.companions import LARGEST, beside, stem_and_suffix, world_suffixes
+from dlslicer_geo.scenes.places.crs import crs_text
 
 T = TypeVar("T")
 

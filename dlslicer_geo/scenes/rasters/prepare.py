@@ -23,10 +23,10 @@ from affine import Affine
 from dlslicer_geo import files
 from dlslicer_geo.errors import SceneError, TableError
 from dlslicer_geo.pixels import is_remote, opened
-from dlslicer_geo.scenes import grid as grids
-from dlslicer_geo.scenes import raw, tiled
-from dlslicer_geo.scenes.image import PLAIN, SLOW, reading_errors
-from dlslicer_geo.scenes.raw import digest_of
+from dlslicer_geo.scenes.rasters import grid as grids
+from dlslicer_geo.scenes.rasters import raw, tiled
+from dlslicer_geo.scenes.rasters.image import PLAIN, SLOW, reading_errors
+from dlslicer_geo.scenes.rasters.raw import digest_of
 from dlslicer_geo.scenes.values import Found, Header, Placement
 from dlslicer_geo.types import ChipGrid, Reading
 

@@ -22,7 +22,7 @@ from PIL import TiffImagePlugin as _tiff  # noqa: F401
 from PIL import WebPImagePlugin as _webp  # noqa: F401
 
 from dlslicer_geo.scenes.names import iso_date
-from dlslicer_geo.scenes.plane import box_grid, metric_grid, pixel_m
+from dlslicer_geo.scenes.places.plane import box_grid, metric_grid, pixel_m
 from dlslicer_geo.scenes.values import Found, Header, Placement
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from typing import IO, TYPE_CHECKING, Any
 from dlslicer_geo import files
 from dlslicer_geo.errors import SceneError
 from dlslicer_geo.pixels import is_remote, words
-from dlslicer_geo.scenes import remote
-from dlslicer_geo.scenes.addresses import STORES, redact
+from dlslicer_geo.scenes.sources import remote
+from dlslicer_geo.scenes.sources.addresses import STORES, redact
 from dlslicer_geo.scenes.values import Found
 
 if TYPE_CHECKING:
