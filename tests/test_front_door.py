@@ -374,6 +374,8 @@ def test_images_with_nothing_but_a_city_are_laid_out_around_it_and_marked(
     assert set(scenes["georef"]) == {"approximate"}
     assert scenes["gsd_m"].to_numpy() == pytest.approx(GSD, rel=1e-4)
     assert scenes["accuracy_m"].isna().all()
+    with rasterio.open(scenes["path"].iloc[0]) as source:
+        assert source.tags()["POSITION"].startswith("approximate")
     outlines = scenes[scenes["city"] == "ALA"].to_crs(32643).geometry
     gaps = [one.distance(two) for i, one in enumerate(outlines) for two in outlines.iloc[i + 1 :]]
     assert min(gaps) > 1

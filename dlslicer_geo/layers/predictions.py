@@ -28,7 +28,7 @@ from dlslicer_geo import files
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import styles, vectors
 from dlslicer_geo.layers.rasters import Raster, file_name, write_cog
-from dlslicer_geo.types import Layer, Predictions, Progress, quiet
+from dlslicer_geo.types import APPROXIMATE_NOTE, Layer, Predictions, Progress, quiet
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def _write_area(
     area: _Area, cities: tuple[str, ...], folder: Path, about: _About, provenance: Mapping[str, str]
 ) -> list[Layer]:
     name, vague = file_name(about.name), about.approximate
-    tags = {"POSITION": styles.APPROXIMATE_NOTE} if vague else {}
+    tags = {"POSITION": APPROXIMATE_NOTE} if vague else {}
     tags |= {"CITIES": " ".join(cities), files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
     grid: dict[str, Any] = {"crs": f"EPSG:{area.epsg}", "transform": area.transform}
     city = Raster(values=area.city[None], nodata=NODATA, names=["predicted city"], tags=tags, cities=cities, **grid)

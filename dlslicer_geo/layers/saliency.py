@@ -16,7 +16,7 @@ from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import styles
 from dlslicer_geo.layers.blend import Lattice, blend
 from dlslicer_geo.layers.rasters import Raster, file_name, percentiles, write_cog
-from dlslicer_geo.types import Layer, Progress, Saliency, quiet
+from dlslicer_geo.types import APPROXIMATE_NOTE, Layer, Progress, Saliency, quiet
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +134,6 @@ def _tags(why: Saliency, at: NDArray[np.int64], lattice: Lattice) -> dict[str, s
         "BLENDING": "bilinear, half-sample Hann weights, divided by their sum",
     }
     if why.scene_id[at[0]] in why.approximate:
-        tags["POSITION"] = styles.APPROXIMATE_NOTE
+        tags["POSITION"] = APPROXIMATE_NOTE
     notes = {f"NOTE_{name.upper()}": text for name, text in why.notes.items()}
     return {name: str(value) for name, value in {**tags, **notes}.items()}

@@ -30,10 +30,6 @@ CONFIDENCE = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
 """Low to high confidence (ColorBrewer Blues)."""
 
 
-APPROXIMATE_NOTE = "approximate: somewhere in its city; no distance, overlap or adjacency follows from it"
-"""What outputs say of scenes whose position says no more than the city."""
-
-
 class Stop(NamedTuple):
     """One colour of a ramp: from this value on, this colour and opacity (0 to 255)."""
 

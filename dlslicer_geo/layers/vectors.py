@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dlslicer_geo import files
 from dlslicer_geo.layers import styles
+from dlslicer_geo.types import APPROXIMATE_NOTE
 
 LAYER = "predictions"
 """Name of the layer in the GeoPackage."""
@@ -105,7 +106,7 @@ def _style_row(cities: Sequence[str], *, approximate: bool) -> pd.DataFrame:
         "styleQML": styles.chips_qml(cities, approximate=approximate),
         "styleSLD": "",
         "useAsDefault": True,
-        "description": f"position {styles.APPROXIMATE_NOTE}" if approximate else "predicted city",
+        "description": f"position {APPROXIMATE_NOTE}" if approximate else "predicted city",
         "owner": "",
         "ui": None,
         "update_time": FIXED_DATE,

@@ -7,7 +7,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,12 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 16
 """Scenes that one worker takes at a time: entering rasterio's environment anew for each costs more than opening."""
 
+THUMBNAILS = 5000
+"""Scenes whose thumbnails are kept for the report."""
+
+SAMPLES = 1 << 24
+"""Pixels, over all scenes, from which the scaling is found."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measured:
@@ -41,13 +47,13 @@ class Measured:
     Args:
         record: a row of the scene table, its channels not yet scaled.
         samples: float32 (3, n) pixels of its channels, None for uint8.
-        thumbnail: uint8 (rows, cols, 3).
+        thumbnail: uint8 (rows, cols, 3), None for scenes beyond ``THUMBNAILS``.
         picture: float32 (32, 32) grey, zero mean, unit variance.
     """
 
     record: dict[str, Any]
     samples: NDArray[np.float32] | None
-    thumbnail: NDArray[np.uint8]
+    thumbnail: NDArray[np.uint8] | None
     picture: NDArray[np.float32]
 
 
@@ -73,10 +79,18 @@ def measure(images: Sequence[Image], rules: Rules, ledger: Ledger, progress: Pro
             if isinstance(result, SceneError):
                 ledger.reject(image.found.source, result)
             else:
-                done.append(result)
+                done.append(_lean(result, len(done), len(ordered)))
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C only the scenes in hand are finished
     return done
+
+
+def _lean(scene: Measured, at: int, number: int) -> Measured:
+    """A scene without what would fill the memory when there are very many."""
+    samples = scene.samples
+    if samples is not None:
+        samples = samples[:, :: max(1, samples.shape[1] * number // SAMPLES)].copy()
+    return replace(scene, samples=samples, thumbnail=scene.thumbnail if at < THUMBNAILS else None)
 
 
 def tabulate(scenes: Sequence[Measured], reading: Reading) -> gpd.GeoDataFrame:

@@ -36,9 +36,6 @@ from dlslicer_geo.types import Progress, Reading, quiet
 
 logger = logging.getLogger(__name__)
 
-THUMBNAILS = 5000
-"""Scenes whose thumbnails are kept for the report."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Survey:
@@ -74,7 +71,8 @@ def survey(roots: Sequence[Root], rules: Rules, *, progress: Progress = quiet) -
     sidecars = Sidecars.gather(listing.files, rules.reading.sidecar)
     found = [*listing.images, *_overlays(sidecars)]
     _strangers(listing.strangers, sidecars, found, ledger)
-    images = list(_placed(found, naming, sidecars, rules.reading, ledger))
+    watched = progress(found, total=len(found), label="places")
+    images = list(_placed(watched, naming, sidecars, rules.reading, ledger))
     images = _roughly_placed(images, naming, rules.reading, ledger)
     images = list(_decided(images, rules, ledger))
     _odd_sizes(images)
@@ -103,7 +101,7 @@ def _surveyed(scenes: Sequence[Measured], reading: Reading, ledger: Ledger) -> S
     for overlap in overlaps:
         shared.update({overlap.one: overlap.area_m2, overlap.two: overlap.area_m2})
     table["overlap_m2"] = [float(shared[name]) for name in table["scene_id"]]
-    thumbnails = {scene.record["scene_id"]: scene.thumbnail for scene in scenes[:THUMBNAILS]}
+    thumbnails = {scene.record["scene_id"]: scene.thumbnail for scene in scenes if scene.thumbnail is not None}
     return Survey(
         table=table, rejected=ledger.all(), thumbnails=thumbnails, duplicates=duplicates, overlaps=overlaps
     )  # fmt: skip

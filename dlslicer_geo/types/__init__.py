@@ -2,6 +2,7 @@
 
 from dlslicer_geo.types.inputs import (
     APPROXIMATE,
+    APPROXIMATE_NOTE,
     SPLITS,
     Channels,
     ChipGrid,
@@ -15,6 +16,6 @@ from dlslicer_geo.types.inputs import (
 from dlslicer_geo.types.results import Layer, Predictions, Report, Saliency
 
 __all__ = [
-    "APPROXIMATE", "SPLITS", "Channels", "ChipGrid", "Layer", "Predictions", "Progress", "Reading", "Report",
-    "Saliency", "Scene", "SplitRule", "channels_of", "quiet",
+    "APPROXIMATE", "APPROXIMATE_NOTE", "SPLITS", "Channels", "ChipGrid", "Layer", "Predictions", "Progress",
+    "Reading", "Report", "Saliency", "Scene", "SplitRule", "channels_of", "quiet",
 ]  # fmt: skip

@@ -21,6 +21,9 @@ SPLITS = ("train", "val", "test")
 APPROXIMATE = ("approximate", "exif")
 """Kinds of ``georef`` from which no distance, overlap or adjacency may be claimed."""
 
+APPROXIMATE_NOTE = "approximate: somewhere in its city; no distance, overlap or adjacency follows from it"
+"""What every output says of scenes of these kinds."""
+
 
 class Progress(Protocol):
     """Wraps an iterable of known length so that somebody watching sees how far it is."""

@@ -32,7 +32,7 @@ from dlslicer_geo.scenes.rasters import grid, raw
 from dlslicer_geo.scenes.rasters.holes import Holes, strips
 from dlslicer_geo.scenes.rasters.tally import search_of
 from dlslicer_geo.scenes.values import Placement
-from dlslicer_geo.types import Reading
+from dlslicer_geo.types import APPROXIMATE, APPROXIMATE_NOTE, Reading
 
 TOLERANCE_PX = 0.01
 """Error of position, in pixels, that warping may add by its shortcut."""
@@ -145,7 +145,8 @@ def _tags(source: Any, cover: _Cover, placement: Placement, layout: Layout) -> d
     hole = cover.holes.pixels / (source.width * source.height) if cover.holes else 0.0
     note = {**layout.note, "georef": placement.georef, "accuracy_m": placement.accuracy_m, "holes_fraction": hole}
     dated = {name: text for name, text in source.tags().items() if name == "TIFFTAG_DATETIME"}
-    return {PROVENANCE_KEY: json.dumps(note, sort_keys=True), **dated}
+    vague = {"POSITION": APPROXIMATE_NOTE} if placement.georef in APPROXIMATE else {}
+    return {PROVENANCE_KEY: json.dumps(note, sort_keys=True), **dated, **vague}
 
 
 def _cover(source: Any, reading: Reading) -> _Cover:
