@@ -248,8 +248,10 @@ def _corners(scenes: GeoDataFrame, windows: _Windows) -> NDArray[Any]:
     row = windows.row[:, None] + windows.edge[:, None] * np.array([1, 1, 0, 0])  # rows run south: the last is lowest
     native = np.stack([a * col + b * row + c, d * col + e * row + f], axis=-1)
     polygons = np.asarray(shapely.polygons(native), object)
-    crs = scenes["crs"].to_numpy()[windows.scene]
-    for name in scenes["crs"].unique():
-        at = np.flatnonzero(crs == name)
+    names, of = np.unique(scenes["crs"].to_numpy(str), return_inverse=True)
+    crs = of[windows.scene]
+    order = np.argsort(crs, kind="stable")
+    for at in np.split(order, np.flatnonzero(np.diff(crs[order])) + 1):
+        name = str(names[crs[at[0]]])
         polygons[at] = gpd.GeoSeries(polygons[at], crs=name).to_crs("EPSG:4326").to_numpy()
     return polygons

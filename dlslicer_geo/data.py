@@ -45,7 +45,8 @@ class SceneDataset(RasterDataset):
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self._source = pixels.open_source(scene.path)  # first: it says what is wrong with a file, TorchGeo skips it
-        super().__init__(paths=scene.path, cache=False)
+        with pixels.network(scene.path):
+            super().__init__(paths=scene.path, cache=False)
 
     def read(self, window: tuple[int, int, int, int], size: int) -> Tensor:
         """Read a window as red, green and blue.

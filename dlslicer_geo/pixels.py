@@ -78,14 +78,23 @@ def open_source(path: str | Path, **options: Any) -> Any:
     """
     import rasterio
 
-    with ExitStack() as stack:
-        if is_remote(path):
-            for name, value in NETWORK.items():  # in the environment, where every thread and process finds them
-                os.environ.setdefault(name, value)
-            # around this one open: local files need their folder for .ovr and .msk
-            stack.enter_context(rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"))
-        stack.enter_context(_HUSH)
+    with network(path), _HUSH:
         return rasterio.open(path, **options)
+
+
+@contextmanager
+def network(path: str | Path) -> Iterator[None]:
+    """How a remote file is opened by anybody inside the block; nothing changes for a local one."""
+    import rasterio
+
+    if not is_remote(path):
+        yield
+        return
+    for name, value in NETWORK.items():  # in the environment, where every thread and process finds them
+        os.environ.setdefault(name, value)
+    # around single opens: local files need their folder for .ovr and .msk
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+        yield
 
 
 @contextmanager

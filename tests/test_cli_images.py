@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,14 +17,17 @@ import pytest
 import rasterio
 from affine import Affine
 from PIL import Image
+from rasterio.enums import ColorInterp
 from rio_cogeo.cogeo import cog_validate
 from servers import Server
 
 from dlslicer_geo import pipeline
-from dlslicer_geo.cli import main
+from dlslicer_geo.cli import _name_of, main
 from dlslicer_geo.config import of_images
 from dlslicer_geo.files import read_json, read_table
+from dlslicer_geo.pipeline.runs import Run
 from dlslicer_geo.scenes import COLUMNS
+from dlslicer_geo.types import Scene
 
 Raster = Callable[..., Path]
 
@@ -174,3 +180,118 @@ def test_an_address_with_a_password_leaves_no_trace_in_the_outputs(tmp_path: Pat
             assert b"s3cret" not in content and b"t0ken" not in content, path
     assert "s3cret" not in done.stdout + done.stderr and "t0ken" not in done.stdout + done.stderr
     assert read_json(tmp_path / "run/run.json")["config"]["data"]["root"].startswith("http://127.0.0.1")
+
+
+def test_a_run_folder_below_the_images_is_no_input(raster: Raster, tmp_path: Path) -> None:
+    raster("in/a.tif", gsd=0.6, size=(300, 300))
+    words = ["scan", str(tmp_path / "in"), "--prepare", "--out", str(tmp_path / "in/run")]
+    assert main(words) == 0
+    config = of_images(str(tmp_path / "in"), ["--data.prepare", "all"])
+    assert pipeline.run(config, tmp_path / "in/run", stations=("scan",)).worked == []
+    assert main([*words, "--force"]) == 0
+    assert read_table(tmp_path / "in/run/scenes.parquet", COLUMNS)["scene_id"].tolist() == ["a"]
+
+
+def test_a_changed_image_of_a_list_is_scanned_again(raster: Raster, tmp_path: Path) -> None:
+    image = raster("elsewhere/a.tif", size=(64, 64))
+    (tmp_path / "list.txt").write_text("elsewhere/a.tif\n")
+    config = of_images(str(tmp_path / "list.txt"))
+    assert pipeline.run(config, tmp_path / "run", stations=("scan",)).worked == ["scan"]
+    assert pipeline.run(config, tmp_path / "run", stations=("scan",)).worked == []
+    image.unlink()
+    raster("elsewhere/a.tif", size=(80, 80))
+    assert pipeline.run(config, tmp_path / "run", stations=("scan",)).worked == ["scan"]
+
+
+def test_a_changed_mask_beside_an_unchanged_image_is_seen(raster: Raster, tmp_path: Path) -> None:
+    path = raster("in/a.tif", size=(300, 300))
+    config = of_images(str(tmp_path / "in"), ["--data.prepare", "all"])
+    pipeline.run(config, tmp_path / "run", stations=("scan",))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="NO"), rasterio.open(path, "r+") as target:
+        mask = np.full((300, 300), 255, np.uint8)
+        mask[:150] = 0
+        target.write_mask(mask)
+    pipeline.run(config, tmp_path / "run", stations=("scan",))
+    scenes = read_table(tmp_path / "run/scenes.parquet", COLUMNS)
+    assert scenes["valid_fraction"].item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_bands_keep_their_numbers_when_a_scene_with_alpha_is_prepared(raster: Raster, tmp_path: Path) -> None:
+    pixels = np.stack([np.full((300, 300), value, np.uint8) for value in (40, 80, 255, 160, 200)])
+    pixels += np.random.default_rng(0).integers(0, 5, pixels.shape).astype(np.uint8) * (pixels < 255)
+    path = raster("in/a.tif", pixels=pixels)
+    with rasterio.open(path, "r+") as target:
+        target.colorinterp = [
+            getattr(ColorInterp, n) for n in ("gray", "undefined", "alpha", "undefined", "undefined")
+        ]
+    means = []
+    for prepare in ("auto", "all"):
+        config = of_images(str(tmp_path / "in"), ["--data.bands", "[4,2,1]", "--data.prepare", prepare])
+        pipeline.run(config, tmp_path / prepare, stations=("scan",))
+        table = read_table(tmp_path / prepare / "scenes.parquet", COLUMNS)
+        scene = Scene.from_record(table.to_dict("records")[0])
+        with rasterio.open((tmp_path / prepare / scene.path).resolve()) as source:
+            read = source.read(list(scene.channels.bands))
+        means.append([round(float(band.mean())) for band in read])
+    assert means[0] == means[1] == [162, 82, 42]
+
+
+def test_a_truncated_png_is_refused_though_gdal_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (300, 300, 3), np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise).save(tmp_path / "in/a.png")
+    whole = (tmp_path / "in/a.png").read_bytes()
+    (tmp_path / "in/a.png").write_bytes(whole[: len(whole) * 9 // 10])
+    (tmp_path / "in/scenes.csv").write_text("file,lon,lat,gsd_m\na.png,76.95,43.25,0.5\n")
+    assert main(["scan", str(tmp_path / "in"), "--out", str(tmp_path / "run")]) == 2
+    assert "cut off or damaged" in capsys.readouterr().err
+    assert not list((tmp_path / "run").rglob("*.tif"))
+
+
+def test_ctrl_c_finishes_the_scenes_in_hand_only(tmp_path: Path) -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (1500, 1500, 3), np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise).save(tmp_path / "in/0.jpg")
+    for number in range(1, 40):
+        os.link(tmp_path / "in/0.jpg", tmp_path / f"in/{number}.jpg")
+    rows = "".join(f"{number}.jpg,{70 + number / 10},43.25,0.5\n" for number in range(40))
+    (tmp_path / "in/scenes.csv").write_text("file,lon,lat,gsd_m\n" + rows)
+    words = [sys.executable, "-m", "dlslicer_geo.cli", "scan", "in", "--out", "run", "--data.workers", "1"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("run/prepared/*.json")):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from here" in said
+    assert len(list(tmp_path.glob("run/prepared/*.tif"))) < 20
+    assert not list(tmp_path.glob("run/prepared/*.tmp*"))
+
+
+def test_longitudes_from_0_to_360_are_those_to_the_west(raster: Raster, tmp_path: Path) -> None:
+    path = raster("in/a.tif", crs="EPSG:4326", origin=(200.0, -17.0), gsd=1e-5, size=(200, 200))
+    assert main(["scan", str(path), "--out", str(tmp_path / "run")]) == 0
+    west = read_table(tmp_path / "run/scenes.parquet", COLUMNS).total_bounds[0]
+    assert west == pytest.approx(-160, abs=1e-4)
+
+
+def test_secrets_of_addresses_and_loggers_are_not_written(tmp_path: Path) -> None:
+    logger = {"class_path": "x.Y", "init_args": {"tracking_uri": "https://me:PASS@h/x", "api_key": "KEY1"}}
+    config = of_images("https://me:PASS@h/a.tif?sig=SIGN", ["--fit.loggers", json.dumps([logger])])
+    run = Run(config=config, folder=tmp_path)
+    assert not {word for word in ("PASS", "SIGN", "KEY1") if word in json.dumps([run.plain_config, run.provenance])}
+    assert _name_of("https://h/x.tif?token=SECRET") == "x"
+    assert _name_of("https://h/search?token=SECRET") == "search"
+
+
+def test_apply_takes_every_key_of_the_data(tmp_path: Path) -> None:
+    asked = of_images("somewhere", ["--data.on_bad", "skip", "--data.pattern", "(?P<city>.*)"]).data
+    data = pipeline._reading(asked, {"size": 480, "metres": 200.0}, "somewhere")
+    assert (data.on_bad, data.pattern) == ("skip", "(?P<city>.*)")
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("")
+    assert main(["scan", str(tmp_path), "--out", str(tmp_path / "taken")]) == 2
+    assert "cannot be made" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import logging
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -113,7 +114,7 @@ def _station(verb: str, words: list[str]) -> int:
     if known.print_config:
         print(config.dump(experiment), end="")
         return 0
-    out = Path(known.out) if known.out else Path("runs") / _name_of(Path(known.experiment))
+    out = Path(known.out) if known.out else Path("runs") / _name_of(known.experiment)
     begin = time.monotonic()
     with Bars() as bars:
         if verb != "run":
@@ -240,5 +241,9 @@ def _data_folder(given: str | None, experiment: str | None) -> Path:
     return Path(__file__).parents[2] / "data"
 
 
-def _name_of(path: Path) -> str:
-    return path.absolute().parent.name if path.stem == "config" else path.stem
+def _name_of(given: str) -> str:
+    """Name of the run folder of an experiment or of images, without anything an address may carry."""
+    from dlslicer_geo.scenes.sources import redact
+
+    path = Path(redact(given)).absolute()
+    return re.sub(r"[^\w.-]", "-", path.parent.name if path.stem == "config" else path.stem) or "scenes"

@@ -150,4 +150,6 @@ def _reading(asked: Reading, chip: dict[str, Any], root: str) -> DataConfig:
     plain["bands"] = asked.bands or (tuple(chip["bands"]) if chip.get("bands") else None)
     if asked.scaling == "auto" and chip.get("low"):
         plain["scaling"] = tuple(zip(chip["low"], chip["high"], strict=True))
-    return DataConfig(root=root, pattern=None, **plain)
+    if isinstance(asked, DataConfig):
+        plain |= {"pattern": asked.pattern, "cities": asked.cities, "on_bad": asked.on_bad}
+    return DataConfig(**({"pattern": None} | plain), root=root)

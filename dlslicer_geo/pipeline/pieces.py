@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 AT_ONCE = 256
 """Chips whose saliency is held in memory together, in whole scenes."""
+
+
+def outside(roots: Iterable[str], paths: Iterable[str]) -> list[Path]:
+    """Local files among paths that lie in none of the roots that are folders: what lists and catalogues name."""
+    folders = [Path(root).resolve() for root in roots if not is_address(root) and Path(root).is_dir()]
+    local = [Path(path) for path in paths if not is_address(path)]
+    return [path for path in local if not any(path.resolve().is_relative_to(folder) for folder in folders)]
 
 
 def reading_of(run: Run, scenes: GeoDataFrame) -> dict[str, Any]:
@@ -111,7 +118,8 @@ def image_layers(scenes: GeoDataFrame, chips: GeoDataFrame, chosen: NDArray[np.i
     wanted = scenes[scenes["scene_id"].isin(set(chips["scene_id"].to_numpy()[chosen]))]
     return [
         Layer(
-            kind="image", path=Path(row["path"]), title="Imagery", group=row["city"] or row["scene_id"],
+            kind="image", path=Path(row["path"]), title="Imagery",
+            group=row["city"] if isinstance(row["city"], str) else row["scene_id"],
             channels=channels_of(row), approximate=row["georef"] in APPROXIMATE,
         )
         for row in wanted.to_dict("records")

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ class Done:
     Args:
         files: what it wrote.
         large: what it wrote that is too large to be hashed each time; its size is compared.
+        read: local files it read that may lie outside of what is listed; their size and time are compared.
         layers: those of them that belong on a map.
         notes: what a reader of ``run.json`` must know.
     """
@@ -58,6 +60,7 @@ class Done:
     files: Sequence[Path]
     layers: Sequence[Layer] = ()
     large: Sequence[Path] = ()
+    read: Sequence[Path] = ()
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -119,14 +122,13 @@ class Run:
     @cached_property
     def plain_config(self) -> dict[str, Any]:
         """The resolved configuration, its paths relative to the run folder so that both can be moved together."""
-        from dlslicer_geo.scenes.sources import redact
-
         plain = to_dict(self.config)
         for key in ("root", "cities", "sidecar"):
             value = plain["data"][key]
             if value:
-                plain["data"][key] = redact(value) if is_address(value) else relative_to(self.folder, value)
-        return plain
+                plain["data"][key] = value if is_address(value) else relative_to(self.folder, value)
+        clean: dict[str, Any] = _clean(plain)
+        return clean
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -200,12 +202,14 @@ class Run:
 
     def _listing(self) -> list[tuple[str, int, int]]:
         """Name, size and time of every local file there is to scan; of what lies elsewhere the address alone."""
+        from dlslicer_geo.scenes.sources import files_below
+
         data = self.config.data
         given = [*(self.images or (data.root,)), *(path for path in (data.cities, data.sidecar) if path)]
         roots = [Path(root) for root in given if not is_address(root)]
-        files = [f for root in roots for f in (sorted(root.rglob("*")) if root.is_dir() else [root])]
+        files = [f for root in roots for f in (files_below(root) if root.is_dir() else [root])]
         there = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
-        return [*there, *((root, 0, 0) for root in given if is_address(root))]
+        return [*there, *((_clean(root), 0, 0) for root in given if is_address(root))]
 
 
 def execute(run: Run, stations: Sequence[Station], *, force: bool = False) -> Run:
@@ -219,7 +223,10 @@ def execute(run: Run, stations: Sequence[Station], *, force: bool = False) -> Ru
     Raises:
         DlslicerError: whatever a station raises; ``run.json`` keeps it, and what is written stays.
     """
-    run.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {run.folder} cannot be made ({error.strerror}): give another folder") from None
     run.obeyed = [station.name for station in stations]
     run.worked = [station.name for station in stations if _do(run, station, force)]
     return run
@@ -248,6 +255,8 @@ def _do(run: Run, station: Station, force: bool) -> bool:
     layers = [_plain_layer(run.folder, layer) for layer in done.layers]
     record = {"status": "done", "seconds": seconds, "key": key, "inputs": inputs, "outputs": outputs}
     record |= {"large_outputs": large} if large else {}
+    read = {os.path.relpath(path, run.folder.resolve()): _stamp(path) for path in done.read}
+    record |= {"read": sha256_json(read), "read_files": sorted(read)} if read else {}
     run.note(station.name, record | {"layers": layers} | done.notes)
     logger.info("%s: done in %.1f s", station.name, seconds)
     return True
@@ -265,6 +274,23 @@ def check_paths(config: Config) -> None:
             raise ConfigError(f"{key} is {value}, which does not exist: give the path of what is there")
 
 
+SECRET = re.compile(r"token|password|passwd|secret|api_?key|credential", re.IGNORECASE)
+"""Names of values that are never written."""
+
+
+def _clean(value: Any, name: str = "") -> Any:
+    """A configuration without passwords, tokens and signed addresses."""
+    from dlslicer_geo.scenes.sources import redact
+
+    if isinstance(value, dict):
+        return {key: _clean(part, str(key)) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_clean(part, name) for part in value]
+    if not isinstance(value, str):
+        return value
+    return "***" if SECRET.search(name) else redact(value) if "://" in value or "/vsi" in value else value
+
+
 def relative_to(folder: Path, path: str) -> str:
     """A path as seen from a run folder, so that both can be moved together; addresses stay as they are."""
     return path if is_address(path) else os.path.relpath(path, folder.resolve())
@@ -273,9 +299,16 @@ def relative_to(folder: Path, path: str) -> str:
 def _intact(run: Run, before: dict[str, Any]) -> bool:
     whole = ((run.folder / name, sha) for name, sha in before["outputs"].items())
     large = ((run.folder / name, size) for name, size in before.get("large_outputs", {}).items())
-    return all(path.is_file() and sha256_file(path) == sha for path, sha in whole) and all(
-        path.is_file() and path.stat().st_size == size for path, size in large
+    read = {name: _stamp(run.folder / name) for name in before.get("read_files", [])}
+    return (
+        all(path.is_file() and sha256_file(path) == sha for path, sha in whole)
+        and all(path.is_file() and path.stat().st_size == size for path, size in large)
+        and (not read or sha256_json(read) == before["read"])
     )
+
+
+def _stamp(path: Path) -> list[int]:
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
 
 
 def _code_hash(station: Station) -> str:
@@ -296,7 +329,7 @@ def _device() -> str:
 
 
 def _plain_layer(folder: Path, layer: Layer) -> dict[str, Any]:
-    return dataclasses.asdict(layer) | {"path": os.path.relpath(layer.path, folder)}
+    return dataclasses.asdict(layer) | {"path": os.path.relpath(layer.path.resolve(), folder.resolve())}
 
 
 def _layer(folder: Path, values: dict[str, Any]) -> Layer:

@@ -17,6 +17,7 @@ from dlslicer_geo.pipeline.pieces import (
     image_layers,
     images,
     loggers,
+    outside,
     reading_of,
     whole_scenes,
 )
@@ -45,6 +46,7 @@ def scan(run: Run) -> Done:
         overlaps=found.overlaps, rejected=rejected, grid=grid, title=f"Scenes of {run.folder.name}",
     )  # fmt: skip
     prepared = [Path(path) for path in table["path"][table["prepared"].notna()]]
+    read = outside([data.root, *run.images], table["source"])
     for column in ("path", "source"):
         table[column] = [relative_to(run.folder, path) for path in table[column]]
     path = write_table(table, run.folder / "scenes.parquet", run.provenance)
@@ -54,7 +56,7 @@ def scan(run: Run) -> Done:
         len(table), table["city"].nunique() or "unknown", vague, len(rejected),
     )  # fmt: skip
     notes = {"scenes": len(table), "approximate": vague, "rejected": rejected}
-    return Done(files=[path, report], large=prepared, notes=notes)
+    return Done(files=[path, report], large=prepared, read=read, notes=notes)
 
 
 def cut(run: Run) -> Done:

@@ -69,7 +69,8 @@ def measure(images: Sequence[Image], rules: Rules, ledger: Ledger, progress: Pro
     ordered = sorted(images, key=lambda image: image.scene_id)
     _announce(ordered, rules)
     workers = _workers(rules)
-    size = max(1, min(AT_ONCE, len(ordered) // workers))
+    slow = any(image.why for image in ordered)  # then each takes seconds, and Ctrl-C must not wait for many
+    size = 1 if slow else max(1, min(AT_ONCE, len(ordered) // workers))
     batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     done: list[Measured] = []
     pool = ThreadPoolExecutor(workers)
@@ -114,8 +115,13 @@ def tabulate(scenes: Sequence[Measured], reading: Reading) -> gpd.GeoDataFrame:
 
 def _announce(images: Sequence[Image], rules: Rules) -> None:
     """Say what preparing will cost, and refuse what the disk cannot hold."""
-    needed = [image for image in images if image.why is not None]
-    if not needed or rules.prepared is None:
+    if rules.prepared is None:
+        return
+    folder, wanted = rules.prepared, [image for image in images if image.why is not None]
+    needed = [image for image in wanted if not (folder / f"{image.scene_id}.json").exists()]
+    if len(needed) < len(wanted):
+        logger.info("%d scenes were written anew before; they are compared and kept", len(wanted) - len(needed))
+    if not needed:
         return
     jobs = [(image.header, image.placement) for image in needed if image.placement is not None]
     estimate = prepare.estimate(jobs, min(_workers(rules), len(needed)), rules.grid)
@@ -148,7 +154,13 @@ def _measured(image: Image, rules: Rules) -> Measured:
     if image.placement is None:
         raise SceneError("nothing says where it lies")
     path, placement, digest = _readable(image, image.placement, rules)
-    about = inspect(path, placement, rules.reading)
+    try:
+        about = inspect(path, placement, rules.reading)
+    except SceneError:
+        if image.why is not None:  # a raster that is no scene is of no use
+            for left in (Path(path), Path(path).with_suffix(".json")):
+                left.unlink(missing_ok=True)
+        raise
     tagged, samples, thumbnail = (about.pop(name) for name in ("tagged", "samples", "thumbnail"))
     names = {**image.names, "acquired": image.names["acquired"] or tagged}
     phash, picture = alike.fingerprint(thumbnail)

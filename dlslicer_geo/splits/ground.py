@@ -58,14 +58,16 @@ def ground_of(chips: GeoDataFrame) -> Ground:
     box = shapely.bounds(polygon)
     _, scene = np.unique(chips["scene_id"].to_numpy(str), return_inverse=True)
     cities, city = np.unique(chips["city"].fillna("unknown").to_numpy(str), return_inverse=True)
-    count = np.bincount(city)
-    lon = np.bincount(city, (box[:, 0] + box[:, 2]) / 2) / count
-    lat = np.bincount(city, (box[:, 1] + box[:, 3]) / 2) / count
+    # chips without a city have nothing in common: each scene of them is a place of its own
+    place = np.unique(np.where(chips["city"].isna(), -1 - scene, city), return_inverse=True)[1]
+    count = np.bincount(place)
+    lon = np.bincount(place, (box[:, 0] + box[:, 2]) / 2) / count
+    lat = np.bincount(place, (box[:, 1] + box[:, 3]) / 2) / count
     epsg = 32601 + ((lon + 180) // 6 % 60).astype(np.int64) + np.where(lat < 0, 100, 0)
     exact = ~chips["approximate"].to_numpy(bool) if "approximate" in chips else np.ones(len(chips), bool)
     names = tuple(cities.tolist())
     return Ground(
-        polygon=polygon, box=box, scene=scene, city=city, cities=names, exact=exact, epsg=epsg[city]
+        polygon=polygon, box=box, scene=scene, city=city, cities=names, exact=exact, epsg=epsg[place]
     )  # fmt: skip
 
 

@@ -27,10 +27,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 
 from dlslicer_geo.errors import ConfigError, SceneError
-from dlslicer_geo.scenes.places.crs import Incomplete, crs_text, to_degrees
+from dlslicer_geo.scenes.places.crs import Incomplete, crs_text, is_geographic, to_degrees
 from dlslicer_geo.scenes.places.hints import exif_centre, exif_placement, tile_placement
 from dlslicer_geo.scenes.places.plane import GEOD, centre_of, distance_m, fit_affine, metric_grid, pixel_m, unwrapped
 from dlslicer_geo.scenes.places.rows import placement as row_placement
@@ -228,6 +229,9 @@ def _apart_m(crs: str, one: NDArray[np.float64], two: NDArray[np.float64]) -> ND
 
 def _sane(placement: Placement, shape: tuple[int, int]) -> Placement:
     """The placement itself, which must be somewhere on Earth."""
+    a, b, c, d, e, f = placement.transform[:6]
+    if is_geographic(placement.crs) and 180 < c + a * shape[1] / 2 <= 360:  # degrees that run from 0 to 360
+        placement = replace(placement, transform=Affine(a, b, c - 360, d, e, f))
     lon, lat = centre_of(placement.crs, placement.transform, shape)
     where = placement.transform * (shape[1] / 2, shape[0] / 2)
     crs = placement.crs if len(placement.crs) < 40 else "its CRS"

@@ -59,6 +59,7 @@ def header(path: str) -> Header:
     with reading_errors(), alone, pixels.opened(path) as source:
         _check_types(source)
         _check_size(source, path)
+        _check_bits(source)
         placed = source.driver not in PLAIN
         gcps, gcps_crs = source.gcps if placed else ([], None)
         return Header(
@@ -110,7 +111,7 @@ def inspect(path: str, placement: Placement, reading: Reading) -> dict[str, Any]
             "width": source.width,
             "height": source.height,
             "bands": source.count,
-            "dtype": str(source.dtypes[0]),
+            "dtype": "uint8" if pixels.palette(source, channels.bands[0]) is not None else str(source.dtypes[0]),
             "nodata": None if source.nodata is None else float(source.nodata),
             "channels": list(channels.bands),
             "low": None,
@@ -143,6 +144,12 @@ def _check_types(source: Any) -> None:
         raise SceneError(f"its pixels are {source.dtypes[0]}: turn them into real numbers")
     if len(kinds) > 1:
         raise SceneError(f"its bands are of several types ({', '.join(kinds)}): write them with one type")
+
+
+def _check_bits(source: Any) -> None:
+    bits = source.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+    if bits is not None and int(bits) < 8 and pixels.palette(source, 1) is None:
+        raise SceneError(f"its pixels have {bits} bit(s), too few to tell colours: turn them into 8 bits")
 
 
 def _check_size(source: Any, path: str) -> None:

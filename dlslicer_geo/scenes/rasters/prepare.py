@@ -178,7 +178,8 @@ def prepare(found: Found, placement: Placement, reading: Reading, target: Path, 
     with reading_errors(), _workspace(target) as folder, raw.fetched(found, folder) as (path, digest):
         with opened(path) as source:
             shape = source.shape
-        key = _key(digest, shape, placement, reading, grid)
+        parts = digest if is_remote(found.path) else raw.with_parts(digest, path)
+        key = _key(parts, shape, placement, reading, grid)
         if (kept := _kept(known, key, target, placement)) is not None:
             return kept
         note = {"source": found.source, "raw_sha256": digest, "key": key}
@@ -206,7 +207,14 @@ def _why(found: Found, header: Header, placement: Placement) -> str | None:
         return f"its position is not in the file but from another source ({placement.georef})"
     if not np.allclose(header.transform[:6], placement.transform[:6], rtol=1e-9, atol=0):
         return "its position in the file is another one"
+    if not is_remote(found.path) and Path(f"{found.path}.aux.xml").exists() and _moved(found.path, placement):
+        return "the .aux.xml beside it moves it elsewhere for other programs"
     return grids.fits(placement, shape)
+
+
+def _moved(path: str, placement: Placement) -> bool:
+    with reading_errors(), opened(path) as source:
+        return not np.allclose(source.transform[:6], placement.transform[:6], rtol=1e-9, atol=0)
 
 
 def _key(digest: str, shape: Sequence[int], placement: Placement, reading: Reading, grid: ChipGrid) -> str:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from dlslicer_geo import files
+from dlslicer_geo import files, pixels
 from dlslicer_geo.errors import SceneError
 from dlslicer_geo.pixels import is_remote, words
 from dlslicer_geo.scenes.sources import remote
@@ -39,9 +39,23 @@ def digest_of(found: Found) -> str:
         SceneError: with the reason alone, if it cannot be read.
     """
     if is_remote(found.path):
-        return files.sha256_json([found.source, stamp_of(found)])
+        with _reading():
+            return files.sha256_json([found.source, _stated(found.path)])
     with handle_of(found.path) as handle, _reading():
-        return _hashed(iter(lambda: handle.read(CHUNK), b""))
+        digest = _hashed(iter(lambda: handle.read(CHUNK), b""))
+    return with_parts(digest, found.path) if found.path.lower().endswith(".vrt") else digest
+
+
+def with_parts(digest: str, path: str) -> str:
+    """The hash of an image together with that of every other local file that GDAL reads with it: masks, sources.
+
+    Raises:
+        SceneError: with the reason alone, if one of them cannot be read.
+    """
+    with _reading(), pixels.opened(path) as source:
+        others = sorted(name for name in source.files if name != path and Path(name).is_file())
+        parts = [[Path(name).name, files.sha256_file(name)] for name in others]
+    return files.sha256_json([digest, *parts]) if parts else digest
 
 
 def stamp_of(found: Found) -> dict[str, str] | None:

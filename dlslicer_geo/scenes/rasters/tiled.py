@@ -19,6 +19,7 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioIOError
@@ -121,6 +122,8 @@ def _decoded(path: str, layout: Layout) -> str:
     """
     with pixels.opened(path) as source:
         size = source.width * source.height * source.count
+        if source.driver == "PNG":
+            _check_png(path)
         if source.driver != "JPEG" or size > DECODED_BYTES or not pixels.declares_all_valid(source):
             return path
         profile = {"driver": "GTiff", "height": source.height, "width": source.width, "count": source.count}
@@ -139,6 +142,15 @@ def _decoded(path: str, layout: Layout) -> str:
         for window in strips(values.shape[1:], len(values), rows):
             target.write(values[(slice(None), *window.toslices())], window=window)
     return str(copy)
+
+
+def _check_png(path: str) -> None:
+    """Check the sums and the end of a PNG, because GDAL reads a truncated one without a word."""
+    try:
+        with raw.handle_of(path) as handle, PngImageFile(handle) as image:
+            image.verify()
+    except (SyntaxError, OSError, EOFError, ValueError) as error:
+        raise SceneError(f"it cannot be read ({error}): it is cut off or damaged") from None
 
 
 def _tags(source: Any, cover: _Cover, placement: Placement, layout: Layout) -> dict[str, str]:
@@ -172,10 +184,11 @@ def _cover(source: Any, reading: Reading) -> _Cover:
 
 def _native(source: Any, placement: Placement, cover: _Cover, layout: Layout, askew: bool) -> Path:
     """The pixels as they are, tiled, with the mask inside, or beside it in ``mask.tif`` where they will be warped."""
-    bands = pixels.plain_bands(source)
+    bands = _kept(source, cover)
     colours = pixels.palette(source, bands[0]) if len(bands) == 1 else None
     spread = colours is not None and askew
-    kinds = _RGB if spread else [source.colorinterp[band - 1] for band in bands]
+    known = [source.colorinterp[band - 1] for band in bands]
+    kinds = _RGB if spread else [ColorInterp.undefined if kind == ColorInterp.alpha else kind for kind in known]
     profile = _profile(layout, placement, source.shape, kinds)
     profile["dtype"] = "uint8" if spread else source.dtypes[bands[0] - 1]
     path = layout.folder / "native.tif"
@@ -197,6 +210,12 @@ def _native(source: Any, placement: Placement, cover: _Cover, layout: Layout, as
             elif cover.masked:
                 target.write_mask(_valid(source, window, cover), window=window)
     return path
+
+
+def _kept(source: Any, cover: _Cover) -> list[int]:
+    """Bands that are written: all but alpha, which becomes the mask, unless the bands in use would change numbers."""
+    plain, last = pixels.plain_bands(source), max(cover.bands)
+    return plain if plain[:last] == list(range(1, last + 1)) else list(source.indexes)
 
 
 def _valid(source: Any, window: Window, cover: _Cover) -> NDArray[np.bool_]:

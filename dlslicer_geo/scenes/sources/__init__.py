@@ -7,7 +7,7 @@ Nothing is read but names, lists and catalogues; images are opened later. What a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -30,7 +30,7 @@ from dlslicer_geo.scenes.sources.listing import ARCHIVE, SUFFIXES, Listing, at, 
 from dlslicer_geo.scenes.sources.remote import Fetched, below, fetch, stored
 from dlslicer_geo.scenes.sources.stac import items
 
-__all__ = ["SUFFIXES", "Listing", "find", "redact"]
+__all__ = ["SUFFIXES", "Listing", "files_below", "find", "redact"]
 
 LISTS = (".txt", ".lst")
 CATALOGUES = (".json", ".geojson")
@@ -105,13 +105,28 @@ def _folder(root: Path) -> Listing:
     def refused(error: OSError) -> None:
         strangers.append({"path": str(error.filename), "reason": f"it cannot be listed ({error.strerror})"})
 
-    for folder, folders, names in os.walk(root, onerror=refused):
-        files += [Path(folder, name) for name in names]
-        for link in (Path(folder, name) for name in folders):
+    for folder, folders, names in _walk(root, refused):
+        files += [folder / name for name in names]
+        for link in (folder / name for name in folders):
             if link.is_symlink():  # not followed: links may run in rings
                 reason = "it is a link to a folder: give that folder as a root"
                 strangers.append({"path": str(link), "reason": reason})
     return joined([sort_files(root, files), Listing(strangers=strangers)])
+
+
+def files_below(root: Path) -> list[Path]:
+    """Every file below a folder in sorted order, without those of run folders: what we wrote is no input."""
+    return sorted(folder / name for folder, _, names in _walk(root) for name in names)
+
+
+def _walk(
+    root: Path, refused: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    for folder, folders, names in os.walk(root, onerror=refused):
+        if Path(folder) != root and {"run.json", "config.yaml"} <= set(names):
+            folders.clear()
+            continue
+        yield Path(folder), folders, names
 
 
 def _remote(address: str, asset: str | None) -> Listing:
