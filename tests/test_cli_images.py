@@ -256,7 +256,10 @@ def test_ctrl_c_finishes_the_scenes_in_hand_only(tmp_path: Path) -> None:
         os.link(tmp_path / "in/0.jpg", tmp_path / f"in/{number}.jpg")
     rows = "".join(f"{number}.jpg,{70 + number / 10},43.25,0.5\n" for number in range(40))
     (tmp_path / "in/scenes.csv").write_text("file,lon,lat,gsd_m\n" + rows)
-    words = [sys.executable, "-m", "dlslicer_geo.cli", "scan", "in", "--out", "run", "--data.workers", "1"]
+    # what runs in the background of a shell ignores the signal, and so would its children
+    heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code = heard + "from dlslicer_geo.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "scan", "in", "--out", "run", "--data.workers", "1"]
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("run/prepared/*.json")):
         time.sleep(0.05)
