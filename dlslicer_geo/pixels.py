@@ -61,7 +61,8 @@ class _Hush:
                 self.stack.close()
 
 
-_HUSH = _Hush()
+HUSH = _Hush()
+"""Silences the warning about a missing georeference inside a ``with`` block, in all threads."""
 
 
 def open_source(path: str | Path, **options: Any) -> Any:
@@ -78,7 +79,7 @@ def open_source(path: str | Path, **options: Any) -> Any:
     """
     import rasterio
 
-    with network(path), _HUSH:
+    with network(path), HUSH:
         return rasterio.open(path, **options)
 
 

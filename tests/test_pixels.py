@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
+from rasterio import features
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 from servers import Answer, Server
@@ -208,3 +210,24 @@ def test_network_options_of_the_user_stay_and_local_files_keep_their_folder(remo
         assert os.environ["GDAL_HTTP_RETRY_DELAY"] == "0.05"
         assert os.environ["GDAL_HTTP_TIMEOUT"] == "60"
         assert get_gdal_config("GDAL_DISABLE_READDIR_ON_OPEN") is None
+
+
+def test_threads_that_lay_out_valid_areas_never_see_a_warning() -> None:
+    cells = np.zeros((200, 200), np.uint8)
+    cells[50:] = 1
+    raised: list[BaseException] = []
+
+    def sieve() -> None:
+        try:
+            for _ in range(300):
+                with pixels.HUSH:
+                    features.sieve(cells, 16)
+        except Warning as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=sieve) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert raised == []

@@ -204,10 +204,13 @@ def _valid_area(found: Tally) -> BaseGeometry:
     down, across = (np.minimum(found.cell, n - np.arange(0, n, found.cell)) for n in (height, width))
     size = np.outer(down, across)
     half = (2 * found.invalid <= size).astype(np.uint8)
-    cells, slack = features.sieve(half, SPECKLE, connectivity=4) if half.size > SPECKLE else half, found.cell
+    with pixels.HUSH:  # rasterio's own silence around arrays without a place is not safe with threads
+        cells, slack = features.sieve(half, SPECKLE, connectivity=4) if half.size > SPECKLE else half, found.cell
     if not cells.any():  # few and scattered valid pixels: wherever there is any
         cells, slack = (found.invalid < size).astype(np.uint8), 0
-    outlines = features.shapes(cells, mask=cells == 1, connectivity=4, transform=Affine.scale(found.cell))
+    with pixels.HUSH:
+        scaled = Affine.scale(found.cell)
+        outlines = list(features.shapes(cells, mask=cells == 1, connectivity=4, transform=scaled))
     parts = [shapely.geometry.shape(outline) for outline, _ in outlines]
     # the staircase along a slanted edge goes, its area stays
     area = shapely.union_all(shapely.simplify(parts, slack))
