@@ -1,12 +1,13 @@
 """Scene table in, chip table out: square windows of one ground size, laid in whole pixels. Opens no file.
 
-The pixel window is the truth, the geometry is derived from it. A grid starts at the top left of its scene and is laid
-with floor: what does not hold a whole chip is left over, so that no chip leaves its scene.
+The pixel window is the truth, the geometry is derived from it. A grid starts at the top left of its scene, or of a
+region of it, and is laid with floor: what does not hold a whole chip is left over, so that no chip leaves its region.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,8 @@ COLUMNS = {
     "valid_fraction": "float",
     "approximate": "bool",  # the position says no more than the city
     "split": "str",  # train, val, test, unused
-    "fold": "int",  # -1 where there is none
+    "fold": "int",  # of its unit under k-fold, -1 where there is none
+    "unit": "int",  # number of what stayed together in the split: place, site, block, scene; -1 after the cut
     "geometry": "any",  # the four corners of the window in EPSG:4326
 }
 """Columns of the chip table, in the kinds of ``files.read_table``."""
@@ -57,11 +59,23 @@ _NEEDED = {
 }
 
 
+Region = tuple[int, int, int, int]
+"""First row, first column, height and width in pixels."""
+
+
 class _Plan(NamedTuple):
-    """Per scene: edge of a chip and stride in native pixels, and the number of rows and columns of chips."""
+    """Per scene: edge of a chip and stride in native pixels."""
 
     window: NDArray[np.int64]
     stride: NDArray[np.int64]
+
+
+class _Areas(NamedTuple):
+    """What is cut by itself: position of its scene in the table, its window, and its rows and columns of chips."""
+
+    scene: NDArray[np.int64]
+    row: NDArray[np.int64]
+    col: NDArray[np.int64]
     rows: NDArray[np.int64]
     cols: NDArray[np.int64]
 
@@ -79,12 +93,16 @@ class _Windows(NamedTuple):
         return _Windows(*(values[keep] for values in self))
 
 
-def cut(scenes: GeoDataFrame, grid: ChipGrid) -> GeoDataFrame:
+def cut(
+    scenes: GeoDataFrame, grid: ChipGrid, *, regions: Mapping[str, Sequence[Region]] | None = None
+) -> GeoDataFrame:
     """Cut every scene into chips of one ground size.
 
     Args:
         scenes: scene table; the order of its rows does not matter.
         grid: edge, stride and ground size of the chips, and what to do with scenes that cannot hold one.
+        regions: by ``scene_id``, the pixel windows (first row, first column, height, width) that are each cut by
+            themselves, as ``splits.regions`` says them; a scene that is not named is cut as a whole.
 
     Returns:
         One row per chip in the order of ``chip_id``, with the columns ``COLUMNS``; geometry in EPSG:4326, corners
@@ -92,8 +110,8 @@ def cut(scenes: GeoDataFrame, grid: ChipGrid) -> GeoDataFrame:
         ``{"scene_id": ..., "chips": ..., "reason": ...}``.
 
     Raises:
-        GridError: if a scene is too small or too coarse for a chip and ``grid.on_misfit`` is ``raise``, or if no chip
-            is left.
+        GridError: if a scene is too small or too coarse for a chip and ``grid.on_misfit`` is ``raise``, if a region
+            leaves its scene, or if no chip is left.
         TableError: if the scene table lacks what is needed.
     """
     check_table(scenes, _NEEDED, "the scene table")
@@ -102,8 +120,9 @@ def cut(scenes: GeoDataFrame, grid: ChipGrid) -> GeoDataFrame:
         raise TableError(f"the scene table has two rows for scene {twice.iloc[0]}: name each scene once")
     scenes = scenes.sort_values("scene_id", ignore_index=True)
     plan = _plan(scenes, grid)
-    misfits = _misfits(scenes, plan, grid)
-    windows = _windows(plan, np.array(sorted(misfits), np.int64))
+    areas = _areas(scenes, plan, regions or {})
+    misfits = _misfits(scenes, plan, areas, grid)
+    windows = _windows(plan, areas, np.array(sorted(misfits), np.int64))
     valid = _valid_fractions(scenes, windows)
     keep = valid >= grid.min_valid
     dropped = _dropped(scenes, misfits, windows.scene[~keep], grid)
@@ -127,10 +146,24 @@ def _plan(scenes: GeoDataFrame, grid: ChipGrid) -> _Plan:
     if grid.size % grid.stride == 0:  # whole strides, so that every few chips meet without gap or overlap
         whole = grid.size // grid.stride * stride
         window = np.where(np.abs(whole * gsd / metres - 1) <= TOLERANCE, whole, window)
-    edge, step = window.astype(np.int64), stride.astype(np.int64)
-    sides = (scenes[name].to_numpy(np.int64) for name in ("height", "width"))
-    rows, cols = (np.maximum((side - edge) // step + 1, 0) for side in sides)
-    return _Plan(edge, step, rows, cols)
+    return _Plan(window.astype(np.int64), stride.astype(np.int64))
+
+
+def _areas(scenes: GeoDataFrame, plan: _Plan, regions: Mapping[str, Sequence[Region]]) -> _Areas:
+    """Every region, or the whole of a scene without any, in the order of the scenes."""
+    sizes = zip(scenes["scene_id"], scenes["height"].tolist(), scenes["width"].tolist(), strict=True)
+    windows: list[tuple[int, ...]] = []
+    for at, (name, height, width) in enumerate(sizes):
+        for row, col, high, wide in regions.get(name, [(0, 0, height, width)]):
+            if min(row, col) < 0 or row + high > height or col + wide > width:
+                raise GridError(
+                    f"the region of {high}×{wide} px from row {row} and column {col} leaves scene {name}, which has "
+                    f"{height}×{width} px: give regions inside their scenes"
+                )
+            windows.append((at, row, col, high, wide))
+    scene, top, left, *sides = np.array(windows, np.int64).reshape(-1, 5).T
+    rows, cols = (np.maximum((side - plan.window[scene]) // plan.stride[scene] + 1, 0) for side in sides)
+    return _Areas(scene, top, left, rows, cols)
 
 
 def _metres(gsd: NDArray[np.float64], grid: ChipGrid) -> NDArray[np.float64]:
@@ -138,13 +171,14 @@ def _metres(gsd: NDArray[np.float64], grid: ChipGrid) -> NDArray[np.float64]:
     return grid.size * gsd if grid.metres is None else np.full(len(gsd), float(grid.metres))
 
 
-def _misfits(scenes: GeoDataFrame, plan: _Plan, grid: ChipGrid) -> dict[int, str]:
+def _misfits(scenes: GeoDataFrame, plan: _Plan, areas: _Areas, grid: ChipGrid) -> dict[int, str]:
     """Position of every scene that cannot hold a chip as promised, and why."""
     gsd = scenes["gsd_m"].to_numpy(np.float64)
     metres = _metres(gsd, grid)
     coarse = ENLARGEMENT * plan.window < grid.size
     inexact = np.abs(plan.window * gsd / metres - 1) > TOLERANCE
-    small = (plan.rows == 0) | (plan.cols == 0)
+    small = np.bincount(areas.scene, areas.rows * areas.cols, minlength=len(gsd)) == 0
+    parts = np.bincount(areas.scene, minlength=len(gsd))
     reasons: dict[int, str] = {}
     for at in np.flatnonzero(coarse | inexact | small).tolist():
         edge, ground = int(plan.window[at]), f"{metres[at]:g} m at {gsd[at]:.4g} m per pixel"
@@ -154,7 +188,8 @@ def _misfits(scenes: GeoDataFrame, plan: _Plan, grid: ChipGrid) -> dict[int, str
             reasons[at] = f"{ground} is {edge} whole px or {edge * gsd[at]:.4g} m, more than {TOLERANCE:.0%} off"
         else:
             height, width = scenes["height"].iloc[at], scenes["width"].iloc[at]
-            reasons[at] = f"it has {height}×{width} px and one chip of {ground} takes {edge}×{edge}"
+            within = f" in {parts[at]} regions" if parts[at] > 1 else ""
+            reasons[at] = f"it has {height}×{width} px{within} and one chip of {ground} takes {edge}×{edge}"
     if reasons and grid.on_misfit == "raise":
         at, reason = next(iter(reasons.items()))
         raise GridError(
@@ -164,15 +199,17 @@ def _misfits(scenes: GeoDataFrame, plan: _Plan, grid: ChipGrid) -> dict[int, str
     return reasons
 
 
-def _windows(plan: _Plan, misfits: NDArray[np.int64]) -> _Windows:
+def _windows(plan: _Plan, areas: _Areas, misfits: NDArray[np.int64]) -> _Windows:
     """All windows of all scenes, in the order of scene, row and column."""
-    number = plan.rows * plan.cols
-    number[misfits] = 0
-    scene = np.repeat(np.arange(len(number)), number)
-    within = np.arange(len(scene)) - np.repeat(np.cumsum(number) - number, number)
-    stride = plan.stride[scene]
-    row, col = np.divmod(within, plan.cols[scene])
-    return _Windows(scene, row * stride, col * stride, plan.window[scene], stride)
+    number = np.where(np.isin(areas.scene, misfits), 0, areas.rows * areas.cols)
+    area = np.repeat(np.arange(len(number)), number)
+    within = np.arange(len(area)) - np.repeat(np.cumsum(number) - number, number)
+    scene = areas.scene[area]
+    edge, stride = plan.window[scene], plan.stride[scene]
+    row = areas.row[area] + within // areas.cols[area] * stride
+    col = areas.col[area] + within % areas.cols[area] * stride
+    windows = _Windows(scene, row, col, edge, stride)
+    return windows.select(np.lexsort((windows.col, windows.row, scene)))
 
 
 def _valid_fractions(scenes: GeoDataFrame, windows: _Windows) -> NDArray[np.float64]:
@@ -234,7 +271,7 @@ def _table(scenes: GeoDataFrame, windows: _Windows, valid: NDArray[np.float64], 
         "valid_fraction": valid,
         "approximate": scenes["georef"].isin(APPROXIMATE).to_numpy()[windows.scene],
         "split": "unused",
-        "fold": np.full(number, -1, np.int64),
+        **{name: np.full(number, -1, np.int64) for name in ("fold", "unit")},
     }
     return gpd.GeoDataFrame(columns, geometry=_corners(scenes, windows), crs="EPSG:4326")
 

@@ -18,6 +18,7 @@ from dlslicer_geo.errors import TableError
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
+    from pandas import DataFrame
 
 PROVENANCE_KEY = "dlslicer_geo"
 """Name under which the provenance of a file stands in its metadata."""
@@ -79,19 +80,20 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def write_table(
-    table: GeoDataFrame, path: str | os.PathLike[str], provenance: Mapping[str, str] | None = None
+    table: DataFrame | GeoDataFrame, path: str | os.PathLike[str], provenance: Mapping[str, str] | None = None
 ) -> Path:
-    """Write GeoParquet 1.1 (WKB, bbox column) atomically, the provenance in its metadata.
+    """Write Parquet, or GeoParquet 1.1 (WKB, bbox column), atomically, the provenance in its metadata.
 
     Args:
-        table: a frame with a geometry in EPSG:4326.
+        table: a frame with a geometry in EPSG:4326, or without any.
         path: ends in ``.parquet``.
         provenance: names and values for the key ``dlslicer_geo`` of the file's metadata.
     """
     import pyarrow.parquet as pq
 
     with atomic(path) as temporary:
-        table.to_parquet(temporary, index=False, schema_version="1.1.0", write_covering_bbox=True)
+        spatial: dict[str, Any] = {"schema_version": "1.1.0", "write_covering_bbox": True}
+        table.to_parquet(temporary, index=False, **(spatial if "geometry" in table.columns else {}))
         if provenance:
             arrow = pq.read_table(temporary)
             extra = {PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}

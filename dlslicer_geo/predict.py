@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dlslicer_geo.errors import TableError
 from dlslicer_geo.files import read_json, sha256_json, write_json, write_table
-from dlslicer_geo.types import Predictions, Progress, quiet
+from dlslicer_geo.types import DETECTORS, UNKNOWN, Predictions, Progress, quiet
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -45,7 +45,8 @@ def predict(
         data: a ``ChipDataModule`` whose cities are the model's.
         split: ``train``, ``val``, ``test`` or ``all``.
         out: folder of the parts, ``part-<n>.parquet`` (GeoParquet; columns chip_id, scene_id, truth,
-            city, confidence, margin, entropy, unknown_score, top5, prob_<code>, embedding).
+            city, answer (the city, or ``unknown``), confidence (calibrated), margin, entropy, unknown_score (of the
+            model's detector), score_<detector>, top5, prob_<code>, embedding).
         embedding: also keep the pooled features (float32).
         chips_per_part: chips a part holds at least, except the last.
         provenance: goes into every part's metadata.
@@ -58,7 +59,7 @@ def predict(
     chip_ids = data.chip_ids(split)
     parts = _parts(data.chips["scene_id"].to_numpy()[chip_ids], chip_ids, chips_per_part)
     key = _key(model, data, [split, embedding, chips_per_part, data.batch_size])
-    _start(folder, key, len(parts))
+    _start(folder, {"key": key, "parts": len(parts), **_calibration(model)})
     for number, part in enumerate(progress(parts, total=len(parts), label=f"predicting {len(chip_ids)} chips")):
         path = folder / f"part-{number}.parquet"
         if not path.exists():
@@ -89,7 +90,7 @@ def read_predictions(folder: str | Path, *, embedding: bool = False) -> Predicti
             f"{root} lacks {len(lacking)} of {len(paths)} parts, such as {lacking[0]}: run predict again"
         )
     names = pq.read_schema(paths[0]).names
-    wanted = [n for n in names if n.startswith("prob_") or n in ("chip_id", "scene_id", "truth")]
+    wanted = [n for n in names if n.startswith(("prob_", "score_")) or n in ("chip_id", "scene_id", "truth")]
     kept = ["embedding"] if embedding and "embedding" in names else []
     table = pa.concat_tables([pq.read_table(path, columns=[*wanted, *kept]) for path in paths])
     cities = [n.removeprefix("prob_") for n in names if n.startswith("prob_")]
@@ -101,6 +102,10 @@ def read_predictions(folder: str | Path, *, embedding: bool = False) -> Predicti
         probabilities=np.stack([table[f"prob_{c}"].to_numpy() for c in cities], axis=1),
         embedding=_stack(table["embedding"]) if kept else None,
         folder=root,
+        temperature=manifest["temperature"],
+        unknown_scores={n.removeprefix("score_"): table[n].to_numpy() for n in wanted if n.startswith("score_")},
+        detector=manifest["detector"],
+        threshold=manifest["threshold"],
     )
 
 
@@ -126,10 +131,15 @@ def _key(model: Any, data: Any, options: list[Any]) -> str:
     return hashlib.sha256(digest.digest() + sha256_json(rest).encode()).hexdigest()
 
 
-def _start(folder: Path, key: str, parts: int) -> None:
+def _calibration(model: Any) -> dict[str, Any]:
+    """What a reader must know to take the calibration back, and to say what is unknown."""
+    detector = str(model.hparams["detector"])
+    return {"temperature": float(model.temperature), "detector": detector, "threshold": model.threshold}
+
+
+def _start(folder: Path, manifest: dict[str, Any]) -> None:
     """Keep parts of the same key; remove those of another."""
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = {"key": key, "parts": parts}
     known = (folder / MANIFEST).exists() and read_json(folder / MANIFEST) == manifest
     for path in sorted(folder.glob("part-*.parquet")):
         if not known:
@@ -138,7 +148,7 @@ def _start(folder: Path, key: str, parts: int) -> None:
         path.unlink()
     done = len(list(folder.glob("part-*.parquet")))
     if done:
-        logger.info("%d of %d prediction parts are there already", done, parts)
+        logger.info("%d of %d prediction parts are there already", done, manifest["parts"])
     write_json(folder / MANIFEST, manifest)
 
 
@@ -154,6 +164,8 @@ def _predict_part(model: Any, data: Any, chip_ids: NDArray[np.int64], *, embeddi
     table: GeoDataFrame = chips[["chip_id", "scene_id", "geometry"]].reset_index(drop=True)
     table["truth"] = [model.cities[i] if i >= 0 else None for i in joined["label"]]
     for name, values in _summaries(joined["probabilities"], model.cities).items():
+        table[name] = values
+    for name, values in _unknown(joined, table["city"].to_numpy(object), model).items():
         table[name] = values
     if embedding:
         table["embedding"] = list(joined["embedding"])
@@ -172,9 +184,16 @@ def _summaries(probabilities: NDArray[np.float32], cities: Sequence[str]) -> dic
         "confidence": ranked[:, 0],
         "margin": ranked[:, 0] - second,
         "entropy": entropy.astype(np.float32),
-        "unknown_score": 1 - ranked[:, 0],
         "top5": [list(row) for row in names[order[:, :5]]],
     } | {f"prob_{code}": probabilities[:, i] for i, code in enumerate(cities)}
+
+
+def _unknown(joined: Mapping[str, NDArray[Any]], city: NDArray[np.object_], model: Any) -> dict[str, Any]:
+    """The detectors' scores, that of the one that decides, and the answer."""
+    scores = {f"score_{name}": joined[name] for name in DETECTORS}
+    score = scores[f"score_{model.hparams['detector'] or DETECTORS[0]}"]
+    no = score > np.float32(model.threshold) if model.threshold is not None else np.zeros(len(score), bool)
+    return {"answer": np.where(no, UNKNOWN, city), "unknown_score": score, **scores}
 
 
 def _stack(column: Any) -> NDArray[np.float32]:

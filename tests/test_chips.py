@@ -213,7 +213,7 @@ def test_the_table_comes_back_from_disk_as_promised(tmp_path: Path) -> None:
     again = files.read_table(files.write_table(chips, tmp_path / "chips.parquet"), COLUMNS)
     pd.testing.assert_series_equal(again["chip_id"], chips["chip_id"])
     assert set(chips["split"]) == {"unused"}
-    assert set(chips["fold"]) == {-1}
+    assert set(chips["fold"]) == set(chips["unit"]) == {-1}
     assert chips["city"].isna().sum() == 361
 
 

@@ -22,12 +22,11 @@ from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import (
     PALETTE,
     city_colour,
-    draw_confusion,
     draw_gallery,
     write_predictions,
     write_saliency,
 )
-from dlslicer_geo.types import Predictions, Report, Saliency
+from dlslicer_geo.types import Predictions, Saliency
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +191,6 @@ def test_the_same_input_gives_the_same_bytes(
         write_predictions(predictions(chips), chips, tmp_path / name)
         write_saliency(why, tmp_path / name)
         draw_gallery(why, images, tmp_path / name / "gallery.png")
-        draw_confusion(
-            Report(metrics={}, confusion=np.eye(3, dtype=np.int64), cities=CITIES), tmp_path / name / "c.png"
-        )
     assert pyogrio.get_gdal_config_option("OGR_CURRENT_DATE") is None
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
@@ -255,13 +251,3 @@ def test_the_gallery_draws_one_scale_per_city(data_root: Path, tmp_path: Path) -
         draw_gallery(why, images, path, layer="layer9")
     with pytest.raises(LayerError, match="1 of 12 chips have no image"):
         draw_gallery(why, {i: images[i] for i in range(1, 12)}, path)
-
-
-@pytest.mark.parametrize("number", [8, 45])
-def test_the_confusion_figure_grows_with_the_classes(number: int, tmp_path: Path) -> None:
-    counts = np.random.default_rng(0).poisson(1, (number, number)) + np.diag(np.full(number, 60))
-    codes = tuple(f"city {i}" for i in range(number))
-    path = draw_confusion(Report(metrics={}, confusion=counts.astype(np.int64), cities=codes), tmp_path / "c.png")
-    with Image.open(path) as drawn:
-        width = drawn.width
-    assert width > (800 if number == 8 else 1900)

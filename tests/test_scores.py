@@ -93,7 +93,8 @@ def test_a_city_without_chips_stays_in_the_matrix_and_has_no_accuracy() -> None:
     assert frame.loc["ALA", "GVA"] == 1
     assert frame.loc["GVA"].sum() == 0
     assert frame.to_numpy().sum() == 3
-    assert report.metrics["per_city"]["GVA"] == {"n": 0, "accuracy": None, "f1": None}
+    nothing = {"n": 0, "n_sites": 0, "accuracy": None, "interval": None, "precision": 0.0, "f1": None}
+    assert report.metrics["per_city"]["GVA"] == nothing
     assert report.metrics["balanced_accuracy"] == 0.75
 
 

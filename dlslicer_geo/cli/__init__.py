@@ -6,7 +6,6 @@ import argparse
 import ctypes
 import logging
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlslicer_geo import __version__
+from dlslicer_geo.cli.parser import Parser, name_of
 from dlslicer_geo.cli.screen import Bars, last_screen
 from dlslicer_geo.cli.verbs import PROG, VERBS, keys_of, overview
 from dlslicer_geo.errors import ConfigError, DlslicerError
@@ -68,7 +68,12 @@ def _dispatch(words: list[str]) -> int:
     verb, rest = words[0], words[1:]
     if verb not in VERBS:
         raise ConfigError(f"unknown verb {verb!r}; known ones are {', '.join(VERBS)}")
+    from dlslicer_geo.cli import studies
+
     handlers: dict[str, Callable[[list[str]], int]] = {
+        "verify": studies.verify,
+        "ablate": studies.ablate,
+        "leave-city-out": studies.leave_city_out,
         "apply": _apply,
         "download": _download,
         "import-checkpoint": _import_checkpoint,
@@ -77,15 +82,8 @@ def _dispatch(words: list[str]) -> int:
     return handlers[verb](rest) if verb in handlers else _station(verb, rest)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises one sentence instead of printing usage and leaving."""
-
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
 def _station(verb: str, words: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         prog=f"{PROG} {verb}",
         usage=f"{PROG} {verb} {_POSITIONAL.get(verb, 'EXPERIMENT.yaml')} [--section.key value ...] [--out RUN]",
         description=f"{VERBS[verb].does[0].upper()}{VERBS[verb].does[1:]}. Writes {VERBS[verb].writes}.",
@@ -101,6 +99,8 @@ def _station(verb: str, words: list[str]) -> int:
     parser.add_argument("--out", metavar="RUN", help="run folder (default runs/<experiment>)")
     parser.add_argument("--force", action="store_true", help="work even where nothing has changed")
     parser.add_argument("--print_config", action="store_true", help="print the resolved configuration and stop")
+    if verb == "score":
+        parser.add_argument("--against", metavar="OTHER", help="run folder of another model to compare with")
     if verb == "run":
         parser.add_argument("--from", dest="start", metavar="STATION", help="begin at this station, and force it")
     known, overrides = parser.parse_known_args(words)
@@ -109,12 +109,14 @@ def _station(verb: str, words: list[str]) -> int:
 
     if verb == "scan" and known.prepare:
         overrides = ["--data.prepare", "all", *overrides]
+    if verb == "score" and known.against:
+        overrides = ["--score.against", known.against, *overrides]
     bare = verb == "scan" and Path(known.experiment).suffix not in (".yaml", ".yml")
     experiment = (config.of_images if bare else config.load)(known.experiment, overrides)
     if known.print_config:
         print(config.dump(experiment), end="")
         return 0
-    out = Path(known.out) if known.out else Path("runs") / _name_of(known.experiment)
+    out = Path(known.out) if known.out else Path("runs") / name_of(known.experiment)
     begin = time.monotonic()
     with Bars() as bars:
         if verb != "run":
@@ -137,7 +139,7 @@ def _run_all(experiment: Any, out: Path, known: argparse.Namespace, bars: Bars) 
 
 
 def _apply(words: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         prog=f"{PROG} apply",
         usage=f"{PROG} apply MODEL IMAGE-OR-FOLDER... --out DIR",
         description="Use a trained model on new images: predictions, saliency and a map in one folder.\n"
@@ -165,7 +167,7 @@ def _apply(words: list[str]) -> int:
 
 
 def _download(words: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         prog=f"{PROG} download",
         description="Fetch the 45 cities of DL-SLICER (16 GB) from the hub into DIR/raw; the same command goes on\n"
         "where it stopped. Every file is compared with the hub's checksum before it gets its name.",
@@ -191,7 +193,7 @@ def _download(words: list[str]) -> int:
 
 
 def _import_checkpoint(words: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         prog=f"{PROG} import-checkpoint",
         description="Turn a checkpoint of the DL-SLICER authors (a pickled ResNet) into a model.ckpt for `apply`.\n"
         "Nothing in the file is run: what is not on a short list of network parts is refused by name.",
@@ -211,7 +213,7 @@ def _import_checkpoint(words: list[str]) -> int:
 
 
 def _doctor(words: list[str]) -> int:
-    parser = _Parser(
+    parser = Parser(
         prog=f"{PROG} doctor",
         description="Check versions, GDAL, the torch/torchvision pair, devices, free disk and the demo's data.",
         allow_abbrev=False,
@@ -239,11 +241,3 @@ def _data_folder(given: str | None, experiment: str | None) -> Path:
         root = Path(config.load(experiment).data.root)
         return next((p for p in (root, *root.parents) if (p / "checksums.sha256").exists()), root)
     return Path(__file__).parents[2] / "data"
-
-
-def _name_of(given: str) -> str:
-    """Name of the run folder of an experiment or of images, without anything an address may carry."""
-    from dlslicer_geo.scenes.sources import redact
-
-    path = Path(redact(given)).absolute()
-    return re.sub(r"[^\w.-]", "-", path.parent.name if path.stem == "config" else path.stem) or "scenes"

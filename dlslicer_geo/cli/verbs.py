@@ -24,7 +24,7 @@ class Verb:
     sections: tuple[str, ...] = ()
 
 
-ALL_SECTIONS = ("data", "chips", "split", "model", "fit", "predict", "score", "explain", "similar", "map")
+ALL_SECTIONS = ("data", "chips", "split", "model", "fit", "predict", "probe", "score", "explain", "similar", "map")
 
 VERBS = {
     "scan": Verb(
@@ -38,15 +38,22 @@ VERBS = {
         "chips.parquet, split_certificate.json",
         ("split",),
     ),
-    "fit": Verb("train the classifier; refuses a split that is not proven", "model.ckpt, fit/", ("model", "fit")),
+    "fit": Verb(
+        "train and calibrate the classifier; refuses a split that is not proven", "model.ckpt, fit/", ("model", "fit")
+    ),
     "predict": Verb(
-        "name the city of every chip, resumably",
+        "name the city of every chip, or say that it is unknown; resumably",
         "predictions/, gis/predictions.gpkg, gis/city, gis/confidence",
         ("predict",),
     ),
+    "probe": Verb(
+        "ask the model about chips without colour, detail ..., and its backbone without training",
+        "probes.parquet, frozen.parquet",
+        ("probe",),
+    ),
     "score": Verb(
-        "compare predictions with the truth and with two baselines",
-        "metrics.json, confusion.csv, figures/confusion.png",
+        "compare predictions with the truth, with baselines and with another run, each with its interval",
+        "report.html, metrics.json, confusion.csv, figures/*.png",
         ("score",),
     ),
     "explain": Verb(
@@ -59,6 +66,17 @@ VERBS = {
     ),
     "map": Verb("put all layers into one HTML file that opens without a network", "map.html", ("map",)),
     "run": Verb("do all of the above in order, skipping what is up to date", "all of the above", ALL_SECTIONS),
+    "verify": Verb("measure a run's split again from its tables, and compare with the certificate", "nothing"),
+    "ablate": Verb(
+        "measure what a leak would have been worth: the same recipe on splits that leak and splits that do not",
+        "ablation.json, ablation.csv, figures/ablation.png, ablation/",
+        ALL_SECTIONS,
+    ),
+    "leave-city-out": Verb(
+        "measure how well a city that the model never saw is told from those it knows, for every city",
+        "leave_city_out.json, leave_city_out.csv, leave_city_out/",
+        ALL_SECTIONS,
+    ),
     "apply": Verb("use a trained model on new images", "predictions, saliency and a map in one folder"),
     "download": Verb("fetch the published images, resumably and checked", "raw/<City (CODE)>/<SITE>/*.jpg"),
     "import-checkpoint": Verb("turn a checkpoint of the DL-SLICER authors into a model.ckpt", "model.ckpt"),
@@ -72,6 +90,7 @@ def overview() -> str:
     return (
         f"usage: {PROG} VERB EXPERIMENT.yaml [--section.key value ...] [--out RUN]\n"
         f"       {PROG} scan IMAGES --out RUN\n"
+        f"       {PROG} verify RUN\n"
         f"       {PROG} apply MODEL IMAGES... --out DIR\n\n"
         "Which city is this, and which streets gave it away: geospatial DL-SLICER.\n\n"
         f"verbs:\n{verbs}\n\n"

@@ -22,6 +22,7 @@ from dlslicer_geo.config.sections import (
     MapConfig,
     ModelConfig,
     PredictConfig,
+    ProbeConfig,
     ScoreConfig,
     SimilarConfig,
 )
@@ -32,10 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SECTIONS", "Config", "DataConfig", "ExplainConfig", "FitConfig", "MapConfig", "ModelConfig", "PredictConfig",
-    "ScoreConfig", "SimilarConfig", "build_parser", "describe", "dump", "is_address", "load", "of_images", "to_dict",
+    "ProbeConfig", "ScoreConfig", "SimilarConfig", "build_parser", "describe", "dump", "is_address",
+    "load", "of_images", "to_dict",
 ]  # fmt: skip
 
-PATHS = (("data", "root"), ("data", "cities"), ("data", "sidecar"), ("model", "weights"))
+PATHS = (
+    ("data", "root"), ("data", "cities"), ("data", "sidecar"), ("model", "weights"), ("split", "given"),
+    ("score", "against"),
+)  # fmt: skip
 """Keys that hold paths (weights only when it names a file)."""
 
 
@@ -156,14 +161,20 @@ def _keys(section: str) -> list[str]:
 def _is_path(section: str, value: Any) -> bool:
     if not isinstance(value, str) or is_address(value):
         return False
-    return section == "data" or Path(value).suffix in {".safetensors", ".pt", ".pth", ".ckpt"}
+    return section != "model" or Path(value).suffix in {".safetensors", ".pt", ".pth", ".ckpt"}
 
 
 def _anchored(config: Config) -> Config:
     data = config.data
     given = {"root": data.root, "cities": data.cities, "sidecar": data.sidecar}
     paths = {key: str(Path(value).absolute()) for key, value in given.items() if value and not is_address(value)}
-    return dataclasses.replace(config, data=dataclasses.replace(data, **paths))  # type: ignore[arg-type]
+    file, other = (value and str(Path(value).absolute()) for value in (config.split.given, config.score.against))
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(data, **paths),  # type: ignore[arg-type]
+        split=dataclasses.replace(config.split, given=file),
+        score=dataclasses.replace(config.score, against=other),
+    )
 
 
 def is_address(value: str) -> bool:

@@ -44,6 +44,7 @@ class ModelConfig:
         optimizer: adamw or adam.
         schedule: cosine, plateau or none.
         patience: epochs without progress before plateau lowers the rate.
+        label_smoothing: share of the target that is spread over all cities while training, 0 to 1.
     """
 
     name: str = "resnet50"
@@ -55,6 +56,7 @@ class ModelConfig:
     optimizer: Literal["adamw", "adam"] = "adamw"
     schedule: Literal["cosine", "plateau", "none"] = "cosine"
     patience: int = 10
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +98,36 @@ class PredictConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeConfig:
+    """What the model leans on: it is asked again about chips that lack something, and its backbone without training.
+
+    Args:
+        changes: what is done to the chips, some of colour only, grey, blur, jpeg 75, jpeg 30, jpeg 10, 2x coarser, 4x
+            coarser, 8x coarser.
+        chips: predicted chips that are drawn for it at most.
+        frozen_baseline: also train a logistic regression on the backbone as it was before training.
+    """
+
+    changes: tuple[str, ...] = (
+        "colour only", "grey", "blur", "jpeg 75", "jpeg 30", "jpeg 10", "2x coarser", "4x coarser", "8x coarser",
+    )  # fmt: skip
+    chips: int = 1000
+    frozen_baseline: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreConfig:
     """What predictions are compared with.
 
     Args:
         colour_baseline: also train a logistic regression on the chips' channel means and deviations.
+        per_city: score only so many chips of each city, drawn without replacement; null scores all.
+        against: run folder of another model, which is compared on the chips that both have predicted.
     """
 
     colour_baseline: bool = True
+    per_city: int | None = None
+    against: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +185,7 @@ class Config:
         model: the network.
         fit: the training.
         predict: the prediction.
+        probe: the shortcuts.
         score: the scores.
         explain: the saliency.
         similar: the similarity.
@@ -174,6 +199,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     similar: SimilarConfig = field(default_factory=SimilarConfig)
@@ -183,7 +209,7 @@ class Config:
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig, "chips": ChipGrid, "split": SplitRule, "model": ModelConfig, "fit": FitConfig,
-    "predict": PredictConfig, "score": ScoreConfig, "explain": ExplainConfig, "similar": SimilarConfig,
-    "map": MapConfig,
+    "predict": PredictConfig, "probe": ProbeConfig, "score": ScoreConfig, "explain": ExplainConfig,
+    "similar": SimilarConfig, "map": MapConfig,
 }  # fmt: skip
 """Section of the YAML file → the value that holds it."""

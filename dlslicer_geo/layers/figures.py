@@ -1,4 +1,4 @@
-"""Saliency with its chips, or a report, in; PNG figures of stated scale out."""
+"""Saliency with its chips in, PNG figures of stated scale out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,7 +14,7 @@ from PIL import Image
 from dlslicer_geo import files
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import styles
-from dlslicer_geo.types import Report, Saliency
+from dlslicer_geo.types import Saliency
 
 PANEL = 112
 """Edge of a panel of the gallery in pixels."""
@@ -71,38 +70,6 @@ def draw_gallery(
             label = f"chip {identifier}" + (f"\n{names[identifier]}" if names and identifier in names else "")
             _draw_chip(axes, panels, label, (MARGIN + place * (3 * PANEL + GAP), top))
     axes.set(xlim=(0, width), ylim=(height, 0))
-    return _save(figure, path)
-
-
-def draw_confusion(report: Report, path: str | Path) -> Path:
-    """Draw the confusion matrix: counts as text, colour as the share of the true city's chips.
-
-    Args:
-        report: confusion with true cities in rows and predicted ones in columns.
-        path: ends in ``.png``.
-    """
-    counts, number = report.confusion, len(report.cities)
-    total = int(counts.sum())
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    edge = max(6.0, 2.4 + 0.36 * number)
-    figure = Figure(figsize=(edge, edge * 0.94), dpi=110 if number > 20 else 140, layout="constrained")
-    axes: Any = figure.add_subplot()
-    drawn = axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("shares", styles.CONFIDENCE), vmin=0, vmax=1)
-    size = 9 if number <= 12 else 7.5
-    for row, col in np.argwhere(counts > 0):
-        colour = "white" if shares[row, col] > 0.55 else "#222222"
-        axes.text(col, row, f"{counts[row, col]}", ha="center", va="center", fontsize=size, color=colour)
-    axes.set_xticks(
-        range(number), report.cities, rotation=90 if number > 12 else 35, ha="center" if number > 12 else "right"
-    )
-    axes.set_yticks(range(number), report.cities)
-    axes.tick_params(labelsize=9 if number <= 12 else 8.5, length=0)
-    axes.set_xlabel("predicted city")
-    axes.set_ylabel("true city")
-    accuracy = f"accuracy {np.trace(counts) / total:.3f}" if total else "no chips"
-    axes.set_title(f"{accuracy}, n = {total}", loc="left", fontsize=12)
-    axes.spines[:].set_visible(False)
-    figure.colorbar(drawn, ax=axes, shrink=0.6, label="share of the true city's chips")
     return _save(figure, path)
 
 

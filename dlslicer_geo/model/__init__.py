@@ -1,9 +1,11 @@
 """A data module in, a trained ``CityClassifier`` and its checkpoint out.
 
-``weights.py`` reads tensors without running code, ``classifier.py`` is the TorchGeo task, ``training.py`` fits it.
+``weights.py`` reads tensors without running code, ``classifier.py`` is the TorchGeo task, ``training.py`` fits it,
+``unknown.py`` says what it does not know.
 """
 
 from dlslicer_geo.model.classifier import CityClassifier, load
 from dlslicer_geo.model.training import fit
+from dlslicer_geo.model.unknown import remember, seal
 
-__all__ = ["CityClassifier", "fit", "load"]
+__all__ = ["CityClassifier", "fit", "load", "remember", "seal"]

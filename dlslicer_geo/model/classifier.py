@@ -16,6 +16,8 @@ from torch.nn import functional
 from dlslicer_geo.errors import ModelError
 from dlslicer_geo.model import weights as weight_files
 from dlslicer_geo.model.hush import lightning_quiet
+from dlslicer_geo.model.unknown import unknown_scores
+from dlslicer_geo.types import DETECTORS
 
 try:  # TorchGeo 0.10 renamed the task; 0.8 is what Python 3.11 gets
     from torchgeo.tasks import Classification as ClassificationTask
@@ -44,6 +46,7 @@ class CityClassifier(ClassificationTask):
         optimizer: ``adamw`` or ``adam``.
         schedule: ``cosine`` over all epochs, ``plateau`` (TorchGeo's), or ``none``.
         patience: epochs without a better val_loss before ``plateau`` lowers the rate.
+        label_smoothing: share of the target that is spread over all cities while training, 0 to 1.
         chip: size and stride in pixels and edge in metres of the chips the model is trained on.
 
     Raises:
@@ -53,6 +56,9 @@ class CityClassifier(ClassificationTask):
     model: Any
     mean: Tensor
     std: Tensor
+    temperature: Tensor
+    thresholds: Tensor
+    bank: Tensor
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class CityClassifier(ClassificationTask):
         optimizer: Literal["adamw", "adam"] = "adamw",
         schedule: Literal["cosine", "plateau", "none"] = "cosine",
         patience: int = 10,
+        label_smoothing: float = 0.0,
         chip: Mapping[str, float | None] | None = None,
     ) -> None:
         cities, chip = list(cities), dict(chip or {})
@@ -81,6 +88,9 @@ class CityClassifier(ClassificationTask):
         mean, std = _normalisation(model)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        for name in ("temperature", "thresholds", "bank"):  # found out after training; they stay in the checkpoint
+            self.register_buffer(name, None)
+        self.forget()
 
     @property
     def cities(self) -> tuple[str, ...]:
@@ -91,6 +101,24 @@ class CityClassifier(ClassificationTask):
     def frozen(self) -> bool:
         """Whether only the head is trained."""
         return bool(self.hparams["freeze_backbone"])
+
+    @property
+    def threshold(self) -> float | None:
+        """Of the model's detector: chips above it are of an unknown city; None for a model without one."""
+        name = self.hparams["detector"]
+        return float(self.thresholds[DETECTORS.index(name)]) if name else None
+
+    def forget(self) -> None:
+        """Take back what was found out after training: nothing is calibrated, nothing is unknown."""
+        device = self.mean.device
+        self.temperature = torch.ones((), device=device)
+        self.thresholds = torch.full((len(DETECTORS),), torch.inf, device=device)
+        self.bank = torch.zeros(0, 0, dtype=torch.half, device=device)
+        self.hparams["detector"] = ""
+
+    def configure_losses(self) -> None:
+        """Cross-entropy, with the label smoothing that was asked for."""
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=self.hparams["label_smoothing"])
 
     def configure_models(self) -> None:
         """Build the network, load its weights, freeze what is not to be trained."""
@@ -143,13 +171,18 @@ class CityClassifier(ClassificationTask):
         return self.head(chips if chips.ndim == 2 else self.embed(chips))  # type: ignore[no-any-return]
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Probabilities float32 (B, cities), embedding float32 (B, D), chip_id and label int64 (B,)."""
+        """Calibrated probabilities float32 (B, cities), embedding float32 (B, D), the detectors' scores float32 (B,).
+
+        With them ``chip_id`` and ``label``, int64 (B,).
+        """
         embedding = self.embed(batch["image"])
+        logits = self.head(embedding).float()
         return {
             "chip_id": batch["chip_id"],
             "label": batch["label"],
-            "probabilities": self.head(embedding).float().softmax(dim=1),
+            "probabilities": (logits / self.temperature).softmax(dim=1),
             "embedding": embedding.float(),
+            **unknown_scores(logits, embedding, self.bank),
         }
 
     def infer(self, loader: Any) -> Iterator[dict[str, Tensor]]:
@@ -190,8 +223,11 @@ def load(path: str | Path) -> CityClassifier:
     own = set(inspect.signature(CityClassifier).parameters) - {"weights"}  # the rest are TorchGeo's own
     known = {k: v for k, v in stored["hyper_parameters"].items() if k in own}
     model = CityClassifier(**known, weights=False)
+    model.hparams["detector"] = stored["hyper_parameters"].get("detector", "")
+    state = stored["state_dict"]
     try:
-        model.load_state_dict(stored["state_dict"])
+        model.bank = torch.empty_like(state["bank"])  # its size is the training's, not the network's
+        model.load_state_dict(state)
     except (RuntimeError, KeyError) as error:
         raise ModelError(
             f"{file} does not fit {known['model']} ({str(error).splitlines()[0]}): train again"

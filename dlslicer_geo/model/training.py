@@ -63,6 +63,7 @@ def fit(
             f"the model knows {list(model.cities)} but the data hold {list(data.cities)}: build it with these"
         )
     folder = Path(out) / "fit"
+    model.forget()
     seed_everything(seed, workers=True, verbose=False)
     best = ModelCheckpoint(folder, filename="best", monitor="val_loss", save_last=True, enable_version_counter=False)
     callbacks: list[Callback] = [best, _EpochLog(), _Steps(progress)]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dlslicer_geo.config import Config, DataConfig, ExplainConfig, MapConfig, PredictConfig, is_address
 from dlslicer_geo.errors import ConfigError, ModelError
-from dlslicer_geo.pipeline.runs import Run, check_paths, execute
+from dlslicer_geo.pipeline.calibration import calibrate
+from dlslicer_geo.pipeline.paths import check_paths
+from dlslicer_geo.pipeline.runs import Run, execute
 from dlslicer_geo.pipeline.stations import APPLIED, STATIONS
 from dlslicer_geo.scenes.sources import redact
 from dlslicer_geo.types import ChipGrid, Progress, Reading, quiet
@@ -97,7 +99,7 @@ def apply(
 
 
 def fit(model: CityClassifier, data: Any, **options: Any) -> CityClassifier:
-    """Prove the split, then train: :func:`dlslicer_geo.model.fit` behind the leak check.
+    """Prove the split, train, and calibrate: :func:`dlslicer_geo.model.fit` behind the leak check.
 
     Args:
         model: the classifier.
@@ -112,7 +114,10 @@ def fit(model: CityClassifier, data: Any, **options: Any) -> CityClassifier:
     from dlslicer_geo import splits
 
     splits.verify(data.chips, scenes=data.scenes)
-    return room.fit(model, data, **options)
+    fitted = room.fit(model, data, **options)
+    file = Path(options.get("out", "runs/fit")) / "model.ckpt"
+    calibrate(fitted, data, file, seed=options.get("seed", 0), progress=options.get("progress", quiet))
+    return fitted
 
 
 def import_checkpoint(checkpoint: str | Path, out: str | Path, *, cities: str | Path | None = None) -> Path:

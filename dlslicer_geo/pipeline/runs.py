@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from dlslicer_geo import __version__
 from dlslicer_geo.config import Config, is_address, to_dict
 from dlslicer_geo.errors import ConfigError, DlslicerError, TableError
 from dlslicer_geo.files import read_json, read_table, sha256_file, sha256_json, write_json, write_text
+from dlslicer_geo.pipeline.paths import OTHER_PATHS, clean, relative_to
 from dlslicer_geo.types import Channels, Layer, Progress, quiet
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class Station:
     Args:
         name: the verb.
         work: does it.
-        needs: files of the run folder it reads; ``layers`` stands for all that other stations put on the map.
+        needs: files of the run folder it reads; ``layers`` stands for all that other stations put on the map; what
+            ends with ``?`` may be absent.
         sections: sections of the configuration it obeys.
         rooms: modules whose code it runs, beside the hall.
     """
@@ -123,12 +124,12 @@ class Run:
     def plain_config(self) -> dict[str, Any]:
         """The resolved configuration, its paths relative to the run folder so that both can be moved together."""
         plain = to_dict(self.config)
-        for key in ("root", "cities", "sidecar"):
-            value = plain["data"][key]
+        for section, key in (*(("data", k) for k in ("root", "cities", "sidecar")), *OTHER_PATHS):
+            value = plain[section][key]
             if value:
-                plain["data"][key] = value if is_address(value) else relative_to(self.folder, value)
-        clean: dict[str, Any] = _clean(plain)
-        return clean
+                plain[section][key] = value if is_address(value) else relative_to(self.folder, value)
+        fit_to_write: dict[str, Any] = clean(plain)
+        return fit_to_write
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -149,12 +150,14 @@ class Run:
                     [(_plain_layer(self.folder, x), sha256_file(x.path)) for x in self.layers()]
                 )
                 continue
-            name = self.chips_file if need == "chips.parquet" else need
+            name = self.chips_file if need == "chips.parquet" else need.removesuffix("?")
             path = self.checkpoint if name == "model.ckpt" else self.folder / name
+            if not path.exists() and need.endswith("?"):
+                continue
             if not path.exists():
                 raise TableError(f"{path} does not exist: run the station that writes it first, or `run` for all")
             found[name] = sha256_file(path)
-        return found
+        return found | self._beside(station)
 
     def scenes(self) -> GeoDataFrame:
         """The scene table, its paths usable from here."""
@@ -200,6 +203,16 @@ class Run:
         state: dict[str, Any] = read_json(path) if path.exists() else {}
         return state
 
+    def _beside(self, station: Station) -> dict[str, str]:
+        """Hash of what a station reads beside the run folder: a file, or what says which predictions a run holds."""
+        plain = to_dict(self.config)
+        paths = {key: plain[section][key] for section, key in OTHER_PATHS if section in station.sections}
+        files = {key: Path(path) for key, path in paths.items() if path}
+        files = {
+            key: path / "predictions" / "manifest.json" if path.is_dir() else path for key, path in files.items()
+        }
+        return {key: sha256_file(path) for key, path in files.items() if path.is_file()}
+
     def _listing(self) -> list[tuple[str, int, int]]:
         """Name, size and time of every local file there is to scan; of what lies elsewhere the address alone."""
         from dlslicer_geo.scenes.sources import files_below
@@ -209,7 +222,7 @@ class Run:
         roots = [Path(root) for root in given if not is_address(root)]
         files = [f for root in roots for f in (files_below(root) if root.is_dir() else [root])]
         there = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
-        return [*there, *((_clean(root), 0, 0) for root in given if is_address(root))]
+        return [*there, *((clean(root), 0, 0) for root in given if is_address(root))]
 
 
 def execute(run: Run, stations: Sequence[Station], *, force: bool = False) -> Run:
@@ -260,40 +273,6 @@ def _do(run: Run, station: Station, force: bool) -> bool:
     run.note(station.name, record | {"layers": layers} | done.notes)
     logger.info("%s: done in %.1f s", station.name, seconds)
     return True
-
-
-def check_paths(config: Config) -> None:
-    """Find out that an input is missing before any work is done.
-
-    Raises:
-        ConfigError: naming the key and the path.
-    """
-    data = config.data
-    for key, value in (("data.root", data.root), ("data.cities", data.cities), ("data.sidecar", data.sidecar)):
-        if value and not is_address(value) and not Path(value).exists():
-            raise ConfigError(f"{key} is {value}, which does not exist: give the path of what is there")
-
-
-SECRET = re.compile(r"token|password|passwd|secret|api_?key|credential", re.IGNORECASE)
-"""Names of values that are never written."""
-
-
-def _clean(value: Any, name: str = "") -> Any:
-    """A configuration without passwords, tokens and signed addresses."""
-    from dlslicer_geo.scenes.sources import redact
-
-    if isinstance(value, dict):
-        return {key: _clean(part, str(key)) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_clean(part, name) for part in value]
-    if not isinstance(value, str):
-        return value
-    return "***" if SECRET.search(name) else redact(value) if "://" in value or "/vsi" in value else value
-
-
-def relative_to(folder: Path, path: str) -> str:
-    """A path as seen from a run folder, so that both can be moved together; addresses stay as they are."""
-    return path if is_address(path) else os.path.relpath(path, folder.resolve())
 
 
 def _intact(run: Run, before: dict[str, Any]) -> bool:

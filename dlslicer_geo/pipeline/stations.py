@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dlslicer_geo.files import write_json, write_table, write_text
+from dlslicer_geo.files import read_json, write_json, write_table, write_text
+from dlslicer_geo.pipeline.calibration import calibrate
+from dlslicer_geo.pipeline.paths import relative_to
 from dlslicer_geo.pipeline.pieces import (
     captions,
     check_certificate,
+    city_names,
     data_module,
     image_layers,
     images,
     loggers,
     outside,
     reading_of,
+    unit_name,
     whole_scenes,
 )
-from dlslicer_geo.pipeline.runs import Done, Run, Station, relative_to
+from dlslicer_geo.pipeline.readers import optional_json, optional_table, other_run, read_given
+from dlslicer_geo.pipeline.runs import Done, Run, Station
 from dlslicer_geo.types import APPROXIMATE, Layer
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,10 @@ def scan(run: Run) -> Done:
 
 def cut(run: Run) -> Done:
     """``scenes.parquet`` → ``cut.parquet``: every chip, not yet in any split."""
-    from dlslicer_geo import chips
+    from dlslicer_geo import chips, splits
 
-    table = chips.cut(run.scenes(), run.config.chips)
+    scenes = run.scenes()
+    table = chips.cut(scenes, run.config.chips, regions=splits.regions(scenes, run.config.split))
     dropped = table.attrs.get("dropped", [])
     table.attrs = {}
     path = write_table(table, run.folder / "cut.parquet", run.provenance)
@@ -75,20 +77,21 @@ def split(run: Run) -> Done:
     """``cut.parquet`` → ``chips.parquet`` and ``split_certificate.json``."""
     from dlslicer_geo import splits
 
-    table, certificate = splits.split(run.chips("cut.parquet"), run.config.split, scenes=run.scenes())
+    rule = run.config.split
+    given = read_given(rule.given) if rule.given else None
+    table, certificate = splits.split(run.chips("cut.parquet"), rule, scenes=run.scenes(), given=given)
     table.attrs = {}
     files = [
         write_table(table, run.folder / "chips.parquet", run.provenance),
         write_json(run.folder / "split_certificate.json", certificate | {"provenance": run.provenance}),
     ]
-    logger.info("chips per split: %s", json.dumps(table["split"].value_counts().sort_index().to_dict()))
     return Done(files=files)
 
 
 def fit(run: Run) -> Done:
-    """Train on chips that are proven disjoint → ``model.ckpt``."""
+    """Train on chips that are proven disjoint, and calibrate → ``model.ckpt``."""
     scenes, chips = run.scenes(), run.chips()
-    check_certificate(scenes, chips, run.folder / "split_certificate.json")
+    check_certificate(scenes, chips, run.folder / "split_certificate.json", proven=run.config.split.proven)
     from dlslicer_geo import model as room
 
     if not run.resuming:
@@ -102,7 +105,8 @@ def fit(run: Run) -> Done:
         classifier, data, max_epochs=how.max_epochs, out=run.folder, views=how.views,
         early_stopping=how.early_stopping, loggers=loggers(how.loggers), seed=run.config.seed, progress=run.progress,
     )  # fmt: skip
-    return Done(files=[run.folder / "model.ckpt"])
+    notes = calibrate(classifier, data, run.checkpoint, seed=run.config.seed, progress=run.progress)
+    return Done(files=[run.checkpoint], notes={"calibration": notes})
 
 
 def predict(run: Run) -> Done:
@@ -128,28 +132,63 @@ def predict(run: Run) -> Done:
     )
 
 
+def probe(run: Run) -> Done:
+    """Model and predicted chips → ``probes.parquet`` and ``frozen.parquet``: what the model leans on."""
+    import numpy as np
+
+    from dlslicer_geo import model as room
+    from dlslicer_geo import probes
+    from dlslicer_geo.predict import read_predictions
+
+    classifier, how = room.load(run.checkpoint), run.config.probe
+    data = data_module(run, run.scenes(), run.chips(), cities=classifier.cities)
+    found = read_predictions(run.folder / "predictions")
+    ids = np.sort(np.random.default_rng(run.config.seed).permutation(found.chip_id)[: how.chips])
+    table = probes.probe(classifier, data, ids, changes=how.changes, progress=run.progress)
+    files = [write_table(table, run.folder / "probes.parquet", run.provenance)]
+    name, weights = run.config.model.name, run.config.model.weights
+    if how.frozen_baseline and weights:
+        start = room.CityClassifier(
+            name, cities=classifier.cities, weights=weights, input_size=run.config.model.input_size
+        )
+        said = probes.frozen_baseline(start, data, found.chip_id, seed=run.config.seed, progress=run.progress)
+        files.append(write_table(said, run.folder / "frozen.parquet", run.provenance))
+    return Done(files=files)
+
+
 def score(run: Run) -> Done:
-    """Predictions → ``metrics.json``, ``confusion.csv`` and its figure."""
+    """Predictions → ``metrics.json``, ``confusion.csv``, figures and ``report.html``."""
+    from dlslicer_geo import report as page
     from dlslicer_geo import scenes as scene_room
     from dlslicer_geo import scores
-    from dlslicer_geo.layers import draw_confusion
     from dlslicer_geo.predict import read_predictions
 
     found = read_predictions(run.folder / "predictions")
     scenes, chips = run.scenes(), run.chips()
-    wanted = (chips["split"] == "train") | chips["chip_id"].isin(found.chip_id)
+    how, certificate = run.config.score, read_json(run.folder / "split_certificate.json")
     colour = None
-    if run.config.score.colour_baseline:
+    if how.colour_baseline:
+        wanted = (chips["split"] == "train") | chips["chip_id"].isin(found.chip_id)
         colour = scene_room.channel_statistics(scenes, chips[wanted], progress=run.progress)
-    report = scores.score(found, chips, colour=colour, seed=run.config.seed)
-    metrics = {"split": run.config.predict.split, **report.metrics, "provenance": run.provenance}
+    report = scores.score(
+        found, chips, colour=colour, frozen=optional_table(run.folder / "frozen.parquet"),
+        probes=optional_table(run.folder / "probes.parquet"), per_city=how.per_city, unit=unit_name(certificate),
+        against=other_run(how.against, chips) if how.against else None, seed=run.config.seed,
+    )  # fmt: skip
+    metrics = {**report.metrics, "split": run.config.predict.split, "provenance": run.provenance}
+    path = page.write_report(
+        run.folder / "report.html", report, chips=chips, found=found, certificate=certificate,
+        provenance=run.provenance, names=city_names(scenes), title=run.config.map.title,
+        leave_city_out=optional_json(run.folder / "leave_city_out.json"),
+        ablation=optional_json(run.folder / "ablation.json"),
+    )  # fmt: skip
+    drawn = [run.folder / "figures" / name for name in page.FIGURES]
     files = [
         write_json(run.folder / "metrics.json", metrics),
         write_text(run.folder / "confusion.csv", scores.confusion_frame(report).to_csv(lineterminator="\n")),
-        run.folder / "figures" / "confusion.png",
+        path,
     ]
-    draw_confusion(report, files[-1])
-    return Done(files=files)
+    return Done(files=[*files, *(figure for figure in drawn if figure.exists())])
 
 
 def explain(run: Run) -> Done:
@@ -206,7 +245,7 @@ def draw_map(run: Run) -> Done:
 
 STATIONS = (
     Station(name="scan", work=scan, needs=(), sections=("data", "chips"), rooms=("scenes",)),
-    Station(name="cut", work=cut, needs=("scenes.parquet",), sections=("chips",), rooms=("chips",)),
+    Station(name="cut", work=cut, needs=("scenes.parquet",), sections=("chips", "split"), rooms=("chips", "splits")),
     Station(
         name="split", work=split, needs=("scenes.parquet", "cut.parquet"), sections=("split",), rooms=("splits",)
     ),
@@ -214,8 +253,8 @@ STATIONS = (
         name="fit",
         work=fit,
         needs=("scenes.parquet", "chips.parquet", "split_certificate.json"),
-        sections=("chips", "model", "fit", "seed"),
-        rooms=("data", "model"),
+        sections=("chips", "split", "model", "fit", "seed"),
+        rooms=("data", "model", "scores", "splits"),
     ),
     Station(
         name="predict",
@@ -225,11 +264,27 @@ STATIONS = (
         rooms=("data", "model", "predict", "layers"),
     ),
     Station(
+        name="probe",
+        work=probe,
+        needs=("scenes.parquet", "chips.parquet", "model.ckpt", "predictions/manifest.json"),
+        sections=("probe", "model", "fit", "seed"),
+        rooms=("data", "model", "probes"),
+    ),
+    Station(
         name="score",
         work=score,
-        needs=("scenes.parquet", "chips.parquet", "predictions/manifest.json"),
-        sections=("score", "predict", "seed"),
-        rooms=("scenes", "scores", "layers"),
+        needs=(
+            "scenes.parquet",
+            "chips.parquet",
+            "split_certificate.json",
+            "predictions/manifest.json",
+            "probes.parquet?",
+            "frozen.parquet?",
+            "leave_city_out.json?",
+            "ablation.json?",
+        ),
+        sections=("score", "predict", "map", "seed"),
+        rooms=("scenes", "scores", "report"),
     ),
     Station(
         name="explain",

@@ -22,6 +22,9 @@ Polygons = NDArray[Any]
 SEAM = -33.0
 """Longitude where the map is cut open: open ocean, where 180° would cut land."""
 
+WIDE = 12.0
+"""Degrees of longitude over which one UTM zone does not measure well: two zones."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ground:
@@ -34,7 +37,8 @@ class Ground:
         city: (n,) number of the city, in sorted order of the names.
         cities: the city names; chips without a city count as a city called ``unknown``.
         exact: (n,) whether the chip lies where its polygon is, and not just somewhere in its city.
-        epsg: (n,) EPSG code of the UTM zone around the middle of the chip's city, or of its scene without a city.
+        epsg: (n,) EPSG code of the UTM zone around the middle of the chip's city, or of its scene where there is no
+            city, or one wider than :data:`WIDE`.
     """
 
     polygon: Polygons
@@ -58,16 +62,11 @@ def ground_of(chips: GeoDataFrame) -> Ground:
     box = shapely.bounds(polygon)
     _, scene = np.unique(chips["scene_id"].to_numpy(str), return_inverse=True)
     cities, city = np.unique(chips["city"].fillna("unknown").to_numpy(str), return_inverse=True)
-    # chips without a city have nothing in common: each scene of them is a place of its own
-    place = np.unique(np.where(chips["city"].isna(), -1 - scene, city), return_inverse=True)[1]
-    count = np.bincount(place)
-    lon = np.bincount(place, (box[:, 0] + box[:, 2]) / 2) / count
-    lat = np.bincount(place, (box[:, 1] + box[:, 3]) / 2) / count
-    epsg = 32601 + ((lon + 180) // 6 % 60).astype(np.int64) + np.where(lat < 0, 100, 0)
     exact = ~chips["approximate"].to_numpy(bool) if "approximate" in chips else np.ones(len(chips), bool)
     names = tuple(cities.tolist())
     return Ground(
-        polygon=polygon, box=box, scene=scene, city=city, cities=names, exact=exact, epsg=epsg[place]
+        polygon=polygon, box=box, scene=scene, city=city, cities=names, exact=exact,
+        epsg=_zones(box, scene, np.where(chips["city"].isna(), -1, city)),
     )  # fmt: skip
 
 
@@ -99,6 +98,23 @@ def shared_m2(ground: Ground, one: Integers, two: Integers) -> Floats:
         left, right = np.split(project(ground.polygon[rows], int(epsg))[place], 2)
         area[at] = shapely.area(shapely.intersection(left, right))
     return area
+
+
+def _zones(box: Floats, scene: Integers, city: Integers) -> Integers:
+    """UTM zone of each chip; ``city`` is -1 where there is none."""
+    # a box across the seam is as wide as the world, and lies at the seam
+    lon = np.where(box[:, 2] - box[:, 0] > 180, SEAM, (box[:, 0] + box[:, 2]) / 2)
+    lat = (box[:, 1] + box[:, 3]) / 2
+    west, east = np.full(city.max(initial=-1) + 2, np.inf), np.full(city.max(initial=-1) + 2, -np.inf)
+    np.minimum.at(west, city, lon)
+    np.maximum.at(east, city, lon)
+    # chips without a city have nothing in common: each scene of them is a place of its own
+    alone = (city < 0) | (east - west > WIDE)[city]
+    place = np.unique(np.where(alone, -1 - scene, city), return_inverse=True)[1]
+    count = np.bincount(place)
+    lon, lat = np.bincount(place, lon) / count, np.bincount(place, lat) / count
+    zone = 32601 + ((lon + 180) // 6 % 60).astype(np.int64) + np.where(lat < 0, 100, 0)
+    return np.asarray(zone[place], np.int64)
 
 
 @lru_cache(maxsize=128)

@@ -1,4 +1,4 @@
-"""Chips in, units that stay together and the split of each unit out."""
+"""Chips in, the scenes that must stay together out."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dlslicer_geo.errors import SplitError
-from dlslicer_geo.splits.ground import Floats, Ground, Integers, project, shared_m2
+from dlslicer_geo.splits.ground import Floats, Ground, Integers, shared_m2
 
 TOLERANCE_M2 = 0.01
 """Two chips share ground when more than this many square metres lie in both; less is rounding of coordinates."""
-
-EDGE_M = 1e-7
-"""A chip ends on the edge of a block when it passes it by no more than this: coordinates come back from degrees
-to about 1e-8 m, and this much along the edge of a chip stays far below :data:`TOLERANCE_M2`."""
 
 
 def join_scenes(ground: Ground, same: Integers) -> Integers:
@@ -62,75 +58,35 @@ def link(labels: NDArray[np.object_]) -> Integers:
     return group
 
 
-def blocks_of(ground: Ground, block_m: float) -> Integers:
-    """Number the blocks that each chip's bounding box touches, in the UTM grid of its city.
+def copies_of(scenes: pd.DataFrame) -> pd.Series:
+    """Number the groups of scenes that show the same image, as the scan has found (``duplicate_of``).
 
     Args:
-        ground: the chips.
-        block_m: edge of a block in metres.
+        scenes: scene table; the column may be missing, and names may stand for scenes that are not in the table.
 
     Returns:
-        (n, 4) block under the four corners of the box; all equal for a chip wholly inside one block.
+        group by ``scene_id``.
+    """
+    table = scenes.drop_duplicates("scene_id")
+    of = table["duplicate_of"].fillna(table["scene_id"]) if "duplicate_of" in table else table["scene_id"]
+    code, names = pd.factorize(pd.concat([table["scene_id"], of]))
+    one, two = np.split(code, 2)
+    graph = coo_array((np.ones(len(one), np.int8), (one, two)), shape=(len(names), len(names)))
+    return pd.Series(connected_components(graph, directed=False)[1][one], index=table["scene_id"])
+
+
+def scenes_of(chips: GeoDataFrame) -> pd.DataFrame:
+    """``city``, ``site`` and ``exact`` of each scene, in sorted order of the scene ids.
 
     Raises:
-        SplitError: if a chip is larger than a block, or lies somewhere in its city only.
+        SplitError: if the chips of one scene have two cities or sites.
     """
-    box = np.empty_like(ground.box)
-    for epsg in np.unique(ground.epsg):
-        at = ground.epsg == epsg
-        box[at] = shapely.bounds(project(ground.polygon[at], int(epsg)))
-    largest = float((box[:, 2:] - box[:, :2]).max())
-    if not ground.exact.all():
-        raise SplitError(
-            f"{int((~ground.exact).sum())} of {len(box)} chips lie somewhere in their city only (approximate "
-            "position), so that blocks of ground mean nothing for them: take split.kind site"
-        )
-    if largest > block_m + 2 * EDGE_M:
-        raise SplitError(
-            f"split.block_m is {block_m:g} m and the largest chip covers {largest:.1f} m: take blocks of at least "
-            "several chips' edges"
-        )
-    low = np.floor((box[:, :2] + EDGE_M) / block_m).astype(np.int64)
-    high = np.maximum(low, np.floor((box[:, 2:] - EDGE_M) / block_m).astype(np.int64))
-    corner = [(x, y) for x in (low[:, 0], high[:, 0]) for y in (low[:, 1], high[:, 1])]
-    (west, south), (width, height) = low.min(axis=0), np.ptp(np.vstack([low, high]), axis=0) + 1
-    key = [(ground.city * width + x - west) * height + y - south for x, y in corner]
-    return pd.factorize(np.column_stack(key).ravel(), sort=True)[0].reshape(-1, 4).astype(np.int64)
-
-
-def assign(table: pd.DataFrame, fractions: tuple[float, ...], seed: int) -> Integers:
-    """Give every unit a split so that each city comes near the wanted fractions.
-
-    Units that span cities come first, then larger units before smaller, ties in an order drawn from the seed; each
-    goes to the split that its cities are most short of. A split that is wanted and would otherwise stay empty in a
-    city gets one of the last units.
-
-    Args:
-        table: ``unit`` (numbered from 0), ``city`` (numbered from 0) and ``chips``, one row per pair.
-        fractions: wanted share of each split, 0 for a split that is not wanted.
-        seed: seeds the order of ties.
-
-    Returns:
-        (number of units,) split of each unit, an index into ``fractions``.
-    """
-    table = table.sort_values(["unit", "city"])
-    unit, city, size = (table[name].to_numpy(np.int64) for name in ("unit", "city", "chips"))
-    wanted = np.array(fractions) > 0
-    missing = np.outer(np.bincount(city, size), np.array(fractions))
-    empty = np.tile(wanted, (len(missing), 1))
-    left = np.bincount(city[size > 0], minlength=len(missing))
-    parts = np.split(np.arange(len(unit)), np.flatnonzero(np.diff(unit)) + 1)
-    found = np.zeros(len(parts), np.int64)
-    for number in _largest_first(unit, city, size, seed):
-        cities, chips = city[parts[number]], size[parts[number]]
-        last = empty[cities] & ((left[cities] <= empty[cities].sum(axis=1)) & (chips > 0))[:, None]
-        open_to = last.any(axis=0) if last.any() else wanted
-        choice = int(np.where(open_to, missing[cities].sum(axis=0), -np.inf).argmax())
-        found[number] = choice
-        missing[cities, choice] -= chips
-        left[cities] -= chips > 0
-        empty[cities[chips > 0], choice] = False
-    return found
+    exact = ~chips["approximate"] if "approximate" in chips else True
+    table = chips[["scene_id", "city", "site"]].assign(exact=exact).drop_duplicates()
+    twice = table["scene_id"][table["scene_id"].duplicated()]
+    if len(twice):
+        raise SplitError(f"chips of scene {twice.iloc[0]} have several cities or sites: give a scene one of each")
+    return table.sort_values("scene_id").reset_index(drop=True)
 
 
 class _Forest:
@@ -185,27 +141,3 @@ def _box_overlap(ground: Ground, one: Integers, two: Integers) -> Floats:
     high = np.minimum(ground.box[one, 2:], ground.box[two, 2:])
     area: Floats = np.prod(np.maximum(high - low, 0), axis=1)
     return area
-
-
-def _largest_first(unit: Integers, city: Integers, size: Integers, seed: int) -> Integers:
-    count = int(unit.max()) + 1
-    whole = np.bincount(unit, size, minlength=count)
-    spans = np.bincount(unit, minlength=count) > 1
-    home = np.zeros(count, np.int64)
-    home[unit] = city
-    tie = np.random.default_rng(seed).permutation(count)
-    return np.lexsort((tie, -whole, np.where(spans, -1, home)))
-
-
-def scenes_of(chips: GeoDataFrame) -> pd.DataFrame:
-    """``city``, ``site`` and ``exact`` of each scene, in sorted order of the scene ids.
-
-    Raises:
-        SplitError: if the chips of one scene have two cities or sites.
-    """
-    exact = ~chips["approximate"] if "approximate" in chips else True
-    table = chips[["scene_id", "city", "site"]].assign(exact=exact).drop_duplicates()
-    twice = table["scene_id"][table["scene_id"].duplicated()]
-    if len(twice):
-        raise SplitError(f"chips of scene {twice.iloc[0]} have several cities or sites: give a scene one of each")
-    return table.sort_values("scene_id").reset_index(drop=True)

@@ -3,19 +3,17 @@
 from dlslicer_geo.types.inputs import (
     APPROXIMATE,
     APPROXIMATE_NOTE,
-    SPLITS,
     Channels,
-    ChipGrid,
     Progress,
     Reading,
     Scene,
-    SplitRule,
     channels_of,
     quiet,
 )
-from dlslicer_geo.types.results import Layer, Predictions, Report, Saliency
+from dlslicer_geo.types.results import DETECTORS, UNKNOWN, Layer, Predictions, Report, Saliency
+from dlslicer_geo.types.rules import SPLITS, ChipGrid, SplitRule
 
 __all__ = [
-    "APPROXIMATE", "APPROXIMATE_NOTE", "SPLITS", "Channels", "ChipGrid", "Layer", "Predictions", "Progress",
-    "Reading", "Report", "Saliency", "Scene", "SplitRule", "channels_of", "quiet",
+    "APPROXIMATE", "APPROXIMATE_NOTE", "DETECTORS", "SPLITS", "UNKNOWN", "Channels", "ChipGrid", "Layer",
+    "Predictions", "Progress", "Reading", "Report", "Saliency", "Scene", "SplitRule", "channels_of", "quiet",
 ]  # fmt: skip

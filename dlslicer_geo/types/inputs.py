@@ -1,4 +1,4 @@
-"""What a run starts from: scenes, chips and the rules for them; no input, no output."""
+"""What a run starts from: images, how they are read, and scenes; no input, no output."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Pair = tuple[float, float]
-
-SPLITS = ("train", "val", "test")
-"""The splits a chip can take part in; a chip in none of them is ``unused``."""
 
 APPROXIMATE = ("approximate", "exif")
 """Kinds of ``georef`` from which no distance, overlap or adjacency may be claimed."""
@@ -183,88 +180,6 @@ class Scene:
             valid_fraction=float(record["valid_fraction"]),
             channels=channels_of(record),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChipGrid:
-    """How chips are cut from every scene.
-
-    Args:
-        size: edge of a chip in pixels as the model reads it, after resampling.
-        stride: distance between two chips, in the same pixels.
-        metres: edge of a chip on the ground; None takes ``size`` native pixels whatever they measure.
-        min_valid: a chip with a smaller share of valid pixels is dropped, 0 to 1.
-        on_misfit: a scene that cannot hold one chip, or is too coarse: ``raise`` a ``GridError``, or ``drop`` it.
-    """
-
-    size: int = 480
-    stride: int = 240
-    metres: float | None = 200.0
-    min_valid: float = 0.5
-    on_misfit: Literal["raise", "drop"] = "raise"
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ConfigError: if one of them is out of range.
-        """
-        if self.size < 1 or not 1 <= self.stride <= self.size:
-            raise ConfigError(
-                f"chips.stride is {self.stride} and chips.size is {self.size}: take 1 <= stride <= size"
-            )
-        if self.metres is not None and not 0 < self.metres < float("inf"):
-            raise ConfigError(f"chips.metres is {self.metres}: give the edge of a chip in metres, above 0")
-        if not 0 <= self.min_valid <= 1:
-            raise ConfigError(f"chips.min_valid is {self.min_valid}: give a share between 0 and 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitRule:
-    """How chips are shared out between train, val and test.
-
-    Args:
-        kind: the unit that stays together: ``place`` (all scenes whose ground overlaps, whatever their date or
-            name), ``site`` (the site column, joined where sites overlap) or ``block`` (squares of ``block_m``).
-        fractions: wanted shares of chips in train, val and test, per city; they sum to 1.
-        block_m: edge of a block in metres, for ``block``.
-        seed: seeds the draw.
-        allow_empty: cities that may lack chips in some split, as a list of codes; ``("*",)`` allows all.
-    """
-
-    kind: Literal["place", "site", "block"] = "place"
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    block_m: float = 2000.0
-    seed: int = 0
-    allow_empty: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ConfigError: if the fractions are no shares of one whole, or the block has no size.
-        """
-        if any(not 0 <= share <= 1 for share in self.fractions) or abs(sum(self.fractions) - 1) > 1e-9:
-            raise ConfigError(
-                f"split.fractions are {list(self.fractions)}: give shares of train, val and test that sum to 1"
-            )
-        if not 0 < self.block_m < float("inf"):
-            raise ConfigError(f"split.block_m is {self.block_m}: give the edge of a block in metres, above 0")
-
-    @classmethod
-    def by_place(cls, **options: Any) -> SplitRule:
-        """Scenes that share ground stay together, whatever their date."""
-        return cls(kind="place", **options)
-
-    @classmethod
-    def by_site(cls, **options: Any) -> SplitRule:
-        """Sites stay together."""
-        return cls(kind="site", **options)
-
-    @classmethod
-    def by_block(cls, metres: float = 2000.0, **options: Any) -> SplitRule:
-        """Square blocks of ``metres`` stay together."""
-        return cls(kind="block", block_m=metres, **options)
 
 
 def channels_of(record: Mapping[Any, Any]) -> Channels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,14 @@ from dlslicer_geo.types.inputs import Channels
 
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
+
+
+UNKNOWN = "unknown"
+"""The answer for a chip of a city that the model has not learnt."""
+
+DETECTORS = ("softmax", "energy", "knn")
+"""What tells such chips: ``softmax`` (Hendrycks and Gimpel 2017), ``energy`` (Liu et al. 2020), and ``knn``, the
+distance to the training chips in feature space (Sun et al. 2022); all the higher the less known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,6 +36,10 @@ class Predictions:
         probabilities: (n, len(cities)) float32, rows sum to 1.
         embedding: (n, d) float32 pooled features, None when not asked for.
         folder: where the parts lie, None when only in memory.
+        temperature: what the logits were divided by before the softmax: 1 for probabilities as they were trained.
+        unknown_scores: per detector (``softmax``, ``energy``, ``knn``) (n,) float32, the higher the less known.
+        detector: the one that decides whether a chip's city is unknown to the model; empty where none does.
+        threshold: of that detector: chips above it are unknown.
     """
 
     cities: tuple[str, ...]
@@ -37,6 +49,10 @@ class Predictions:
     probabilities: NDArray[np.float32]
     embedding: NDArray[np.float32] | None = None
     folder: Path | None = None
+    temperature: float = 1.0
+    unknown_scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    detector: str = ""
+    threshold: float | None = None
 
     def __len__(self) -> int:
         """Number of chips."""
@@ -51,6 +67,38 @@ class Predictions:
     def confidence(self) -> NDArray[np.float32]:
         """(n,) probability of the most probable city, 0 to 1."""
         return self.probabilities.max(axis=1) if len(self) else np.zeros(0, np.float32)
+
+    @property
+    def unknown(self) -> NDArray[np.bool_]:
+        """(n,) whether the model says that it does not know the chip's city; false where it has no detector."""
+        if self.threshold is None:
+            return np.zeros(len(self), bool)
+        return np.asarray(self.unknown_scores[self.detector] > np.float32(self.threshold))
+
+    @property
+    def answer(self) -> tuple[str, ...]:
+        """The most probable city of each chip, or ``unknown``."""
+        return tuple(UNKNOWN if no else city for city, no in zip(self.city, self.unknown, strict=True))
+
+    @property
+    def uncalibrated(self) -> NDArray[np.float32]:
+        """(n, len(cities)) probabilities before the temperature."""
+        logits = np.log(self.probabilities.astype(np.float64).clip(1e-45)) * self.temperature
+        raw = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(raw / raw.sum(axis=1, keepdims=True), np.float32)
+
+    def select(self, keep: NDArray[np.bool_], *, chip_id: NDArray[np.int64] | None = None) -> Predictions:
+        """The chips where ``keep`` (n,) is true, or those under other numbers."""
+        at = np.flatnonzero(keep)
+        return replace(
+            self,
+            chip_id=self.chip_id[at] if chip_id is None else chip_id,
+            scene_id=tuple(self.scene_id[i] for i in at),
+            truth=tuple(self.truth[i] for i in at),
+            probabilities=self.probabilities[at],
+            embedding=None if self.embedding is None else self.embedding[at],
+            unknown_scores={name: values[at] for name, values in self.unknown_scores.items()},
+        )
 
     def draw(self, number: int, *, per: Literal["city"] = "city", seed: int = 0) -> NDArray[np.int64]:
         """Draw chips at random without replacement.

@@ -1,0 +1,65 @@
+"""A trained classifier and its data in, the same with a temperature and thresholds in its checkpoint out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlslicer_geo.types import DETECTORS, Progress, quiet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+KEPT = 0.95
+"""Share of the val chips that the thresholds keep."""
+
+MOST = 20_000
+"""Val chips that are looked at; more would not change the figures."""
+
+
+def calibrate(
+    model: Any, data: Any, checkpoint: str | Path, *, seed: int = 0, progress: Progress = quiet
+) -> dict[str, Any]:
+    """Fit the temperature and the thresholds on val chips, and write them into the checkpoint.
+
+    The temperature makes the negative log likelihood of val smallest (Guo et al. 2017). The threshold of every
+    detector of unknown cities keeps 95 % of the val chips, which are all of cities that the model knows.
+
+    Args:
+        model: a classifier as trained.
+        data: the ``ChipDataModule`` it was trained on.
+        checkpoint: the file that ``fit`` wrote.
+        seed: seeds the draws.
+        progress: shows how far it is.
+
+    Returns:
+        what was found: ``temperature``, ``detector``, ``thresholds`` per detector, ``chips`` they were fitted on.
+    """
+    from dlslicer_geo import model as room
+    from dlslicer_geo import scores
+
+    model.forget()
+    room.remember(model, data, seed=seed, progress=progress)
+    drawn = _draw(data.chip_ids("val"), seed)
+    batches = list(model.infer(data.loader(drawn)))
+    found = {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in batches[0]}
+    known = found["label"] >= 0
+    logits = np.log(found["probabilities"].astype(np.float64).clip(1e-45))
+    temperature = scores.fit_temperature(logits[known], found["label"][known])
+    thresholds = {name: float(np.quantile(found[name], KEPT)) for name in DETECTORS}
+    room.seal(model, Path(checkpoint), temperature=temperature, thresholds=thresholds)
+    detector = model.hparams["detector"]
+    logger.info(
+        "temperature %.2f, unknown above %s %.3f, fitted on %d val chips",
+        temperature, detector, thresholds[detector], len(drawn),
+    )  # fmt: skip
+    return {"temperature": temperature, "detector": detector, "thresholds": thresholds, "chips": len(drawn)}
+
+
+def _draw(chip_ids: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    return np.sort(np.random.default_rng(seed).permutation(chip_ids)[:MOST])

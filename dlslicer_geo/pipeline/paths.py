@@ -1,0 +1,49 @@
+"""A configuration in, its paths checked and fit to be written down out."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from dlslicer_geo.config import Config, is_address
+from dlslicer_geo.errors import ConfigError
+
+OTHER_PATHS = (("split", "given"), ("score", "against"))
+"""Section and key of what a station reads beside the run folder."""
+
+
+def check_paths(config: Config) -> None:
+    """Find out that an input is missing before any work is done.
+
+    Raises:
+        ConfigError: naming the key and the path.
+    """
+    data, beside = config.data, (("split.given", config.split.given), ("score.against", config.score.against))
+    own = (("data.root", data.root), ("data.cities", data.cities), ("data.sidecar", data.sidecar))
+    for key, value in (*own, *beside):
+        if value and not is_address(value) and not Path(value).exists():
+            raise ConfigError(f"{key} is {value}, which does not exist: give the path of what is there")
+
+
+SECRET = re.compile(r"token|password|passwd|secret|api_?key|credential", re.IGNORECASE)
+"""Names of values that are never written."""
+
+
+def clean(value: Any, name: str = "") -> Any:
+    """A configuration without passwords, tokens and signed addresses."""
+    from dlslicer_geo.scenes.sources import redact
+
+    if isinstance(value, dict):
+        return {key: clean(part, str(key)) for key, part in value.items()}
+    if isinstance(value, list):
+        return [clean(part, name) for part in value]
+    if not isinstance(value, str):
+        return value
+    return "***" if SECRET.search(name) else redact(value) if "://" in value or "/vsi" in value else value
+
+
+def relative_to(folder: Path, path: str) -> str:
+    """A path as seen from a run folder, so that both can be moved together; addresses stay as they are."""
+    return path if is_address(path) else os.path.relpath(path, folder.resolve())
