@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pandas import DataFrame
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 from torchvision.transforms.v2.functional import gaussian_blur, rgb_to_grayscale
 
 from dlslicer_geo.errors import ConfigError
@@ -51,8 +52,9 @@ def blur(images: Tensor) -> Tensor:
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
     """Compressed at a quality of 1 to 100 and read back. (B, 3, H, W) uint8 in and out."""
-    files = encode_jpeg(list(images.cpu()), quality)
-    return torch.stack([decode_jpeg(file, mode=ImageReadMode.RGB) for file in files]).to(images.device)
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    found = torch.from_numpy(np.stack([_through_jpeg(chip, quality) for chip in pixels]))
+    return found.permute(0, 3, 1, 2).to(images.device)
 
 
 def coarser(images: Tensor, times: int) -> Tensor:
@@ -149,6 +151,13 @@ def frozen_baseline(
     learner.fit(_features(backbone, data, drawn, progress), data.labels(drawn))
     said = learner.predict(_features(backbone, data, chip_ids, progress))
     return DataFrame({"chip_id": chip_ids, "city": np.array(data.cities, object)[said]})
+
+
+def _through_jpeg(chip: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    file = BytesIO()
+    Image.fromarray(chip).save(file, format="JPEG", quality=quality)
+    with Image.open(file) as image:
+        return np.asarray(image)
 
 
 def _said(model: Any, batch: dict[str, Tensor], name: str) -> dict[str, Any]:

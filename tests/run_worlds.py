@@ -1,4 +1,4 @@
-"""Runs drawn at random, of as many cities as wanted, for the tests of their report: data, not stand-ins."""
+"""Runs drawn at random, of as many cities as wanted, and scored, for the tests of their report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from dlslicer_geo.types import Predictions, Report
+from dlslicer_geo.scores import score
+from dlslicer_geo.types import DETECTORS, Predictions, Report
 
 EIGHT = ("chico", "claremont", "eureka", "lompoc", "modesto", "palmdale", "redding", "riverside")
 
@@ -33,13 +34,27 @@ def codes_of(number: int) -> tuple[str, ...]:
     )
 
 
-def world(number: int, *, sites: int = 12, per_site: int = 25, seed: int = 0) -> World:
-    """A run of ``number`` cities of 2:1 train and test sites, each a square of chips beside each other."""
+def world(number: int, *, sites: int = 12, per_site: int = 25, seed: int = 0, rivals: bool = True) -> World:
+    """A run of ``number`` cities of 2:1 train and test sites, each a square of chips beside each other.
+
+    With ``rivals`` it has baselines and probes.
+    """
     random = np.random.default_rng(seed)
     codes = codes_of(number)
     chips = _chips(codes, sites, per_site, random)
     found = _found(codes, chips, random)
-    return World(_report(codes, chips, found), chips, found, _certificate(codes, chips))
+    others: dict[str, Any] = {}
+    if rivals:
+        others = {
+            "colour": _colours(codes, chips, random) if number > 1 else None,
+            "frozen": _mistaken(codes, found, 0.5, random).drop(columns="probe"),
+            "probes": pd.concat([_mistaken(codes, found, share, random, name) for name, share in PROBES.items()]),
+        }
+    return World(score(found, chips, unit="site", **others), chips, found, _certificate(codes, chips))
+
+
+PROBES = {"grey": 0.1, "blur": 0.4, "jpeg 30": 0.01}
+"""Changes of chips, and the share of answers that become a random one."""
 
 
 def _chips(codes: tuple[str, ...], sites: int, per_site: int, random: np.random.Generator) -> gpd.GeoDataFrame:
@@ -66,130 +81,34 @@ def _found(codes: tuple[str, ...], chips: gpd.GeoDataFrame, random: np.random.Ge
     logits = random.normal(0, 1, (len(test), len(codes)))
     logits[np.arange(len(test)), truth] += ease
     logits[np.arange(len(test)), (truth + 1) % len(codes)] += 1.2  # alike cities
+    logits *= 1.6  # as sure as it should be; the temperature below says that it was surer still
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    energy = -np.log(np.exp(logits).sum(axis=1))
+    scores = {
+        "softmax": 1 - probabilities.max(axis=1),
+        "energy": -np.log(np.exp(logits).sum(axis=1)),
+        "knn": 0.3 * random.random(len(test)) ** 2 + 0.1 * (1 - probabilities.max(axis=1)),
+    }
     return Predictions(
         cities=codes, chip_id=test["chip_id"].to_numpy(), scene_id=tuple(test["scene_id"]), truth=tuple(test["city"]),
         probabilities=probabilities.astype(np.float32), temperature=1.6,
-        unknown_scores={"energy": energy.astype(np.float32)}, detector="energy",
-        threshold=float(np.percentile(energy, 94)),
+        unknown_scores={name: values.astype(np.float32) for name, values in scores.items()},
+        detector="energy", threshold=float(np.percentile(scores["energy"], 94)),
     )  # fmt: skip
 
 
-def _report(codes: tuple[str, ...], chips: gpd.GeoDataFrame, found: Predictions) -> Report:
-    """Metrics by the contract; intervals are as wide as the numbers of sites suggest and no more is meant by them."""
-    truth, said = np.array(found.truth), np.array(found.city)
-    right = truth == said
-    number = {code: at for at, code in enumerate(codes)}
-    confusion = np.zeros((len(codes), len(codes)), np.int64)
-    np.add.at(confusion, ([number[t] for t in truth], [number[s] for s in said]), 1)
-    site = chips.set_index("chip_id").loc[found.chip_id, "site"].to_numpy()
-    table = pd.DataFrame({"city": truth, "site": site, "right": right})
-    per_site = table.groupby(["city", "site"], sort=True)["right"].agg(["size", "mean"]).reset_index()
-    accuracy = float(right.mean())
-    units = len(per_site)
-    metrics: dict[str, Any] = {
-        "split": "test", "n": len(found), "n_sites": units, "n_units": units, "n_cities": len(codes),
-        "chance": 1 / len(codes), "accuracy": accuracy, "balanced_accuracy": accuracy - 0.003,
-        "macro_f1": accuracy - 0.01, "top3_accuracy": min(1.0, accuracy + 0.1),
-        "top5_accuracy": min(1.0, accuracy + 0.13), "accuracy_interval": around(accuracy, units),
-        "intervals": {
-            "accuracy": around(accuracy, units), "balanced_accuracy": around(accuracy - 0.003, units),
-            "macro_f1": around(accuracy - 0.01, units), "top3_accuracy": around(accuracy + 0.1, units),
-            "top5_accuracy": None,
-        },
-        "interval": {"level": 0.95, "unit": "site", "draws": 2000, "seed": 0, "method": "Drawn for a test."},
-        "per_city": {code: _city(code, table, confusion, number[code]) for code in codes},
-        "per_site": [
-            {"city": city, "site": name, "n": n, "accuracy": share}
-            for city, name, n, share in per_site.astype(object).to_numpy().tolist()
-        ],
-        "order": list(codes), "most_confused": _pairs(codes, confusion),
-        "votes": {
-            "scene": {"n": units, "accuracy": accuracy + 0.05, "interval": around(accuracy + 0.05, units)},
-            "site": {"n": units, "accuracy": accuracy + 0.06, "interval": None},
-        },
-        "calibration": _calibration(found, right),
-        "unknown": {
-            "detector": "energy", "threshold": found.threshold, "known_kept": float((~found.unknown).mean()),
-            "accuracy_of_known": float(right[~found.unknown].mean()),
-        },
-        "distance": {
-            "bins": [
-                {"low_m": 200.0 * 4**at, "high_m": 200.0 * 4 ** (at + 1), "n": 100 * (at + 1),
-                 "accuracy": accuracy - 0.03 * at, "interval": around(accuracy - 0.03 * at, units)}
-                for at in range(5)
-            ],
-            "note": "Bins hold about as many chips each.",
-        },
-        "baselines": {
-            "most_frequent": _baseline(1 / len(codes), accuracy, units), "frozen": None,
-            "colour": _baseline(1 / len(codes) + 0.2, accuracy, units),
-        },
-        "probes": {
-            name: {"accuracy": accuracy - drop, "interval": around(accuracy - drop, units),
-                   "drop": {"accuracy": drop, "interval": [drop - 0.02, drop + 0.02]}}
-            for name, drop in (("grey", 0.08), ("blur", 0.3), ("jpeg 30", 0.01))
-        },
-        "against": None, "drawn": None,
-        "caveats": ["All cities lie in one state: this says nothing about the world."],
-    }  # fmt: skip
-    return Report(metrics=metrics, confusion=confusion, cities=codes)
+def _colours(codes: tuple[str, ...], chips: gpd.GeoDataFrame, random: np.random.Generator) -> pd.DataFrame:
+    """Means of three bands that tell a city now and then."""
+    number = pd.Categorical(chips["city"], categories=list(codes)).codes
+    means = random.normal(100, 8, (len(codes), 3))[number] + random.normal(0, 16, (len(chips), 3))
+    return pd.DataFrame(means, columns=["mean_1", "mean_2", "mean_3"]).assign(chip_id=chips["chip_id"])
 
 
-def around(value: float, units: int) -> list[float]:
-    """An interval about as wide as one over so many units."""
-    half = 1.96 * np.sqrt(max(value * (1 - value), 1e-3) / units)
-    return [float(max(0, value - half)), float(min(1, value + half))]
-
-
-def _city(code: str, table: pd.DataFrame, confusion: Any, at: int) -> dict[str, Any]:
-    mine = table[table["city"] == code]
-    accuracy, sites = float(mine["right"].mean()), int(mine["site"].nunique())
-    precision = float(confusion[at, at] / max(confusion[:, at].sum(), 1))
-    return {
-        "n": len(mine), "n_sites": sites, "accuracy": accuracy,
-        "interval": around(accuracy, sites) if sites > 1 else None, "precision": precision,
-        "f1": 2 * accuracy * precision / max(accuracy + precision, 1e-9),
-    }  # fmt: skip
-
-
-def _pairs(codes: tuple[str, ...], confusion: Any) -> list[dict[str, Any]]:
-    wrong = confusion - np.diag(confusion.diagonal())
-    order = np.argsort(-wrong.ravel(), kind="stable")[:20]
-    rows, cols = np.unravel_index(order, wrong.shape)
-    return [
-        {"truth": codes[r], "predicted": codes[c], "count": int(wrong[r, c]),
-         "share": float(wrong[r, c] / confusion[r].sum())}
-        for r, c in zip(rows, cols, strict=True) if wrong[r, c]
-    ]  # fmt: skip
-
-
-def _calibration(found: Predictions, right: Any) -> dict[str, Any]:
-    return {
-        "temperature": 1.6, "ece": 0.021, "ece_interval": [0.011, 0.04], "ece_uncalibrated": 0.093, "nll": 0.71,
-        "nll_uncalibrated": 0.82, "brier": 0.31, "brier_uncalibrated": 0.34, "bins": _bins(found.confidence, right),
-        "bins_uncalibrated": _bins(found.uncalibrated.max(axis=1), right),
-    }  # fmt: skip
-
-
-def _bins(confidence: Any, right: Any) -> list[dict[str, Any]]:
-    at = np.minimum((confidence * 15).astype(int), 14)
-    return [
-        {"low": b / 15, "high": (b + 1) / 15, "n": int((at == b).sum()),
-         "confidence": float(confidence[at == b].mean()) if (at == b).any() else None,
-         "accuracy": float(right[at == b].mean()) if (at == b).any() else None}
-        for b in range(15)
-    ]  # fmt: skip
-
-
-def _baseline(accuracy: float, model: float, units: int) -> dict[str, Any]:
-    return {
-        "accuracy": accuracy, "balanced_accuracy": accuracy, "macro_f1": accuracy / 2,
-        "interval": around(accuracy, units),
-        "gain": {"accuracy": model - accuracy, "interval": [model - accuracy - 0.05, model - accuracy + 0.05],
-                 "p": 0.0001},
-    }  # fmt: skip
+def _mistaken(
+    codes: tuple[str, ...], found: Predictions, share: float, random: np.random.Generator, name: str = ""
+) -> pd.DataFrame:
+    """The answers of ``found``, a share of which became a random city."""
+    city = np.where(random.random(len(found)) < share, random.choice(codes, len(found)), np.array(found.city))
+    return pd.DataFrame({"chip_id": found.chip_id, "probe": name, "city": city})
 
 
 def _certificate(codes: tuple[str, ...], chips: gpd.GeoDataFrame) -> dict[str, Any]:
@@ -208,32 +127,37 @@ def _certificate(codes: tuple[str, ...], chips: gpd.GeoDataFrame) -> dict[str, A
 
 ABLATION: dict[str, Any] = {
     "rows": [
-        {"name": name, "rule": {"kind": kind}, "n_train": 3000, "n_test": 900, "min_distance_m": near,
-         "proven": near is not None and name != "random", "accuracy": accuracy,
-         "interval": [accuracy - 0.04, accuracy + 0.03], "shared_pixels": 81234 if name == "random" else 0,
-         "shared_ground_m2": 4.1e6 if name == "random" else 0.0}
+        {"name": name, "rule": kind, "n_train": 3000, "n_test": 900, "min_distance_m": near,
+         "shared_pixels": 0 if near else 81234, "shared_ground_m2": 0.0 if near else 4.1e6, "proven": near > 0,
+         "accuracy": accuracy, "interval": [accuracy - 0.04, accuracy + 0.03], "low": accuracy - 0.04,
+         "high": accuracy + 0.03}
         for name, kind, near, accuracy in (
-            ("random", "random", 0.0, 0.97), ("block", "block", 0.0, 0.88), ("block, 200 m", "block", 204.0, 0.85),
-            ("block, 1 km", "block", 1012.0, 0.81), ("site", "site", 2380.0, 0.8),
+            ("random", "random", 0.0, 0.96), ("block-2000m-gap-0m", "block", 0.61, 0.88),
+            ("block-2000m-gap-500m", "block", 504.0, 0.85), ("block-2000m-gap-1000m", "block", 1012.0, 0.81),
+            ("site", "site", 2380.0, 0.8),
         )
     ],
-    "note": "Every split keeps as many training chips as the smallest one has.",
+    "note": "Every leg trains on 3000 chips, with the same recipe and seed; the test chips differ.",
+    "seed": 0, "provenance": {"version": "0.1.0"},
 }  # fmt: skip
+"""What ``pipeline.studies.ablate`` writes."""
 
 
 def left_out(codes: tuple[str, ...]) -> dict[str, Any]:
-    """Figures of leaving one city out, drawn."""
-    draws = np.random.default_rng(5).uniform(0.6, 0.95, (len(codes), 3))
+    """What ``pipeline.studies.leave_city_out`` writes, drawn."""
+    draws = np.random.default_rng(5).uniform(0.6, 0.95, (len(codes), len(DETECTORS)))
 
-    def entry(row: Any, number: int) -> dict[str, Any]:
-        names = ("softmax", "energy", "knn")
+    def entry(row: Any) -> dict[str, Any]:
         return {
-            "auroc": dict(zip(names, row.tolist(), strict=True)), "n": number,
-            "fpr95": dict(zip(names, (1.1 - row).tolist(), strict=True)),
-        }  # fmt: skip
+            "auroc": dict(zip(DETECTORS, row.tolist(), strict=True)),
+            "fpr95": dict(zip(DETECTORS, (1.1 - row).tolist(), strict=True)),
+        }
 
+    mean = entry(draws.mean(axis=0))
+    per_city = {
+        code: entry(row) | {"n": 300, "refused": float(row[0] / 2)} for code, row in zip(codes, draws, strict=True)
+    }
     return {
-        "detector": "energy", "auroc": float(draws[:, 1].mean()), "fpr95": float(1.1 - draws[:, 1].mean()),
-        "per_city": {code: entry(row, 300) for code, row in zip(codes, draws, strict=True)},
-        "mean": entry(draws.mean(axis=0), 300 * len(codes)),
+        "detector": "energy", "auroc": mean["auroc"]["energy"], "fpr95": mean["fpr95"]["energy"],
+        "per_city": per_city, "mean": mean, "provenance": {"version": "0.1.0"},
     }  # fmt: skip

@@ -43,12 +43,29 @@ def test_no_other_temperature_is_more_likely() -> None:
     assert best == pytest.approx(grid[np.argmin([loss(at) for at in grid])], rel=0.005)
 
 
-def test_chips_that_are_all_right_do_not_determine_a_temperature_and_the_log_says_so(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        (np.eye(3), [0, 1, 2]),  # right, and the more so the sharper
+        (500 * np.eye(3), [0, 1, 2]),  # right, and as likely at most temperatures
+        (np.eye(3), [1, 2, 0]),  # wrong, and the less so the duller
+        (np.zeros((3, 3)), [0, 1, 2]),  # nothing said
+    ],
+)
+def test_chips_that_do_not_determine_a_temperature_keep_that_of_the_model_and_the_log_says_so(
+    logits: NDArray[np.float64], labels: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert fit_temperature(np.eye(3), np.arange(3)) == pytest.approx(0.05, rel=0.01)
-    assert "end of its range" in caplog.text
+        assert fit_temperature(logits, np.array(labels)) == 1
+    assert "the 3 chips do not determine it, 1 is kept" in caplog.text
+
+
+def test_a_single_wrong_chip_of_many_determines_the_temperature(caplog: pytest.LogCaptureFixture) -> None:
+    # of 100 chips of two cities, one is wrong: the best confidence is 0.99, whatever the margin
+    logits = np.tile([0.0, 3.0], (100, 1))
+    labels = np.array([0] + [1] * 99)
+    assert fit_temperature(logits, labels) == pytest.approx(3 / np.log(99))
+    assert not caplog.records
 
 
 def test_logits_that_give_no_temperature_are_refused() -> None:

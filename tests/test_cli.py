@@ -63,8 +63,8 @@ def test_the_run_makes_every_file_that_is_promised(done: tuple[Path, Path]) -> N
     _, run = done
     promised = (
         "scenes.parquet cut.parquet chips.parquet split_certificate.json model.ckpt predictions/part-0.parquet "
-        "gis/predictions.gpkg metrics.json confusion.csv figures/confusion.png figures/gallery.png similarity.csv "
-        "neighbours.parquet map.html run.json config.yaml"
+        "gis/predictions.gpkg probes.parquet metrics.json confusion.csv report.html figures/confusion.png "
+        "figures/gallery.png similarity.csv neighbours.parquet map.html run.json config.yaml"
     )
     assert [name for name in promised.split() if not (run / name).is_file()] == []
     for folder in ("city", "confidence", "saliency"):
@@ -74,7 +74,7 @@ def test_the_run_makes_every_file_that_is_promised(done: tuple[Path, Path]) -> N
 
 def test_the_last_screen_lists_what_was_made_and_the_baselines(done: tuple[Path, Path]) -> None:
     said = (done[1].parent / "said.txt").read_text()
-    for word in ("test accuracy", "colour", "most frequent", "map.html", "predictions.gpkg", "QGIS"):
+    for word in ("test accuracy", "colour", "most frequent", "report.html", "map.html", "predictions.gpkg", "QGIS"):
         assert word in said
 
 
@@ -111,7 +111,7 @@ def test_a_second_run_does_no_work_and_says_so(
     with caplog.at_level("INFO"):
         assert main(["run", str(experiment), "--out", str(run)]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-    assert caplog.text.count("up to date, nothing to do") == 9
+    assert caplog.text.count("up to date, nothing to do") == 10
     assert "Nothing to do" in capsys.readouterr().out
 
 
@@ -119,7 +119,7 @@ def test_one_changed_key_reruns_only_what_obeys_it(done: tuple[Path, Path], capl
     experiment, run = done
     with caplog.at_level("INFO"):
         assert main(["run", str(experiment), "--out", str(run), "--map.title", "Another title"]) == 0
-    # the images on the map are chosen by explain, which obeys the map section too
+    # the images on the map are chosen by explain, and the title stands above the report: both obey the map section
     assert caplog.text.count("up to date, nothing to do") == 7
     assert "Another title" in (run / "map.html").read_text()
     assert main(["run", str(experiment), "--out", str(run)]) == 0

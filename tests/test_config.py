@@ -44,7 +44,7 @@ def test_overrides_win_over_the_file() -> None:
         ("chps: {size: 3}\n", "unknown key 'chps'; known ones are data, chips, split"),
         ("data: {root: x}\nchips: {sizee: 3}\n", "unknown key chips.sizee; known ones are size, stride, metres"),
         ("data: {root: x}\nchips: {size: big}\n", "chips.size"),
-        ("data: {root: x}\nsplit: {kind: random}\n", "split.kind"),
+        ("data: {root: x}\nsplit: {kind: chance}\n", "split.kind"),
         ("data: {root: x}\nchips: 7\n", "chips holds 7: give the keys size"),
         ("chips: {size: 256}\n", "data.root"),
         ("- a\n", "holds no sections"),

@@ -59,7 +59,13 @@ def test_help_of_every_verb_loads_no_heavy_library(verb: str) -> None:
     assert not loaded_by(code) & {"torch", "rasterio", "geopandas", "pandas", "jsonargparse", "odc"}
 
 
-@pytest.mark.parametrize("room", ["scenes", "chips", "splits", "scores", "webmap", "layers", "similarity", "predict"])
+WITHOUT_TORCH = (
+    "scenes", "chips", "splits", "scores", "report", "webmap", "layers", "similarity", "predict", "pipeline",
+    "pipeline.studies", "pipeline.checks",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("room", WITHOUT_TORCH)
 def test_stations_without_a_network_never_load_torch(room: str) -> None:
     assert "torch" not in loaded_by(f"import dlslicer_geo.{room}")
 

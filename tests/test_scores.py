@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import geopandas as gpd
@@ -32,7 +33,7 @@ def table(cities: list[str | None], splits: list[str] | str = "test", per_site: 
     return gpd.GeoDataFrame(columns, geometry=shapely.box(x, x * 0, x + 0.01, x * 0 + 0.01), crs="EPSG:4326")
 
 
-def answers(truth: list[str | None], predicted: list[str], chip_id: Any = None) -> Predictions:
+def answers(truth: Sequence[str | None], predicted: Sequence[str], chip_id: Any = None) -> Predictions:
     """Predictions that are sure of themselves."""
     probabilities = np.full((len(truth), len(CITIES)), 0.01, np.float32)
     probabilities[np.arange(len(truth)), [CITIES.index(city) for city in predicted]] = 0.94
@@ -96,6 +97,16 @@ def test_a_city_without_chips_stays_in_the_matrix_and_has_no_accuracy() -> None:
     nothing = {"n": 0, "n_sites": 0, "accuracy": None, "interval": None, "precision": 0.0, "f1": None}
     assert report.metrics["per_city"]["GVA"] == nothing
     assert report.metrics["balanced_accuracy"] == 0.75
+
+
+def test_a_model_of_a_single_city_can_be_scored() -> None:
+    one = Predictions(
+        cities=("ALA",), chip_id=np.arange(6), scene_id=("s",) * 6, truth=("ALA",) * 6,
+        probabilities=np.ones((6, 1), np.float32),
+    )  # fmt: skip
+    report = score(one, table(["ALA"] * 6, per_site=2))
+    assert report.confusion.tolist() == [[6]]
+    assert (report.metrics["accuracy"], report.metrics["order"], report.metrics["chance"]) == (1, ["ALA"], 1)
 
 
 def test_most_confused_pairs_are_sorted_by_number_and_not_by_the_text_of_a_percentage() -> None:

@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
-import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from PIL import Image
+from map_pages import Browser, chromium, content_of, pixels_of
 from pyproj import Transformer
 from shapely.geometry import Point, box
 
@@ -100,19 +96,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers.append(Layer(kind="scenes", path=out / "scenes.parquet", title="Scenes"))
     webmap(layers, title="Which city is this?").save(out / "map.html")
     return out / "map.html"
-
-
-def content_of(path: Path) -> Any:
-    found = re.search(
-        r'<script type="application/json" id="dl-data">(.*?)</script>', path.read_text(encoding="utf-8")
-    )
-    assert found is not None
-    return json.loads(found[1])
-
-
-def pixels_of(src: str) -> Any:
-    with Image.open(io.BytesIO(base64.b64decode(src.split(",", 1)[1]))) as image:
-        return np.asarray(image.convert("RGBA"))
 
 
 def test_the_page_names_nothing_outside_itself(page: Path) -> None:
@@ -287,50 +270,10 @@ def test_what_cannot_be_drawn_is_an_error_in_one_sentence(tmp_path: Path) -> Non
         webmap([Layer(kind="saliency", path=path, title="")])
 
 
-class Browser:
-    """A page in Chromium that records what it asks for and what it complains about."""
-
-    def __init__(self, page: Any) -> None:
-        self.page, self.requests, self.errors = page, [], []  # type: Any, list[str], list[str]
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.route("**/*", self._route)
-
-    def _route(self, route: Any) -> None:
-        if route.request.url.startswith(("file:", "data:", "blob:")):
-            route.continue_()
-        else:
-            self.requests.append(route.request.url)
-            route.abort()
-
-    def open(self, path: Path, width: int = 1280, height: int = 800) -> Any:
-        self.page.set_viewport_size({"width": width, "height": height})
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector(".folium-map[data-ready=yes]")
-        return self.page
-
-    def click_map(self, lat: float, lon: float) -> None:
-        at = self.page.evaluate(f"(p => [p.x, p.y])(map_here().latLngToContainerPoint([{lat}, {lon}]))")
-        self.page.mouse.click(*at)
-
-
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = chromium.new_page()
-        page.add_init_script(
-            "window.map_here = () => window[Object.keys(window).find((name) => /^map_[0-9]+$/.test(name))]"
-        )
-        yield Browser(page)
-        chromium.close()
-
-
-def fly_to(browser: Browser, place: str) -> None:
-    browser.page.get_by_label("Go to").select_option(label=place)
-    browser.page.wait_for_timeout(1400)
+    with chromium() as found:
+        yield found
 
 
 @pytest.mark.browser
@@ -351,7 +294,7 @@ def test_the_map_draws_without_a_network_and_without_complaint(
 @pytest.mark.browser
 def test_a_click_on_a_chip_under_saliency_shows_its_five_cities(page: Path, browser: Browser, tmp_path: Path) -> None:
     shown = browser.open(page)
-    fly_to(browser, "chico")
+    browser.fly_to("chico")
     chips = next(s for s in content_of(page)["sections"] if s["kind"] == "chips")["groups"][0]["items"][0]
     ring = np.array(chips["ring"][1]).reshape(4, 2)
     shown.evaluate(f"map_here().setView({ring.mean(axis=0).tolist()}, 17, {{animate: false}})")
@@ -369,7 +312,7 @@ def test_a_click_on_a_chip_under_saliency_shows_its_five_cities(page: Path, brow
 @pytest.mark.browser
 def test_switches_slider_and_legend_follow_the_reader(page: Path, browser: Browser) -> None:
     shown = browser.open(page)
-    fly_to(browser, "riverside")
+    browser.fly_to("riverside")
     centre = shown.evaluate("(c => [c.lat, c.lng])(map_here().getCenter())")
     assert 33.8 < centre[0] < 34.1 and -117.7 < centre[1] < -117.2
     assert "against" in shown.locator(".dl-scale p").first.inner_text()

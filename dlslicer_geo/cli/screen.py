@@ -25,6 +25,7 @@ def last_screen(done: Run, seconds: float) -> str:
     if "score" in done.obeyed:
         lines += _scores(done.folder)
     shown = [
+        ("report", "report.html", "everything that was measured, on one page"),
         ("scenes", "scenes.html", "what was found, and what to look at"),
         ("map", "map.html", "open it in a browser"),
         ("GeoPackage", "gis/predictions.gpkg", "drag it into QGIS"),
@@ -44,7 +45,10 @@ def last_screen(done: Run, seconds: float) -> str:
 def _proven(path: Path) -> str:
     from dlslicer_geo.files import read_json
 
-    vague = path.exists() and read_json(path).get("approximate_chips", 0)
+    certificate = read_json(path) if path.exists() else {}
+    if not certificate.get("proven", True):
+        return "the splits LEAK: no score says what the model can do elsewhere"
+    vague = certificate.get("approximate_chips", 0)
     return "proof for the pixels; positions are approximate" if vague else "proof that the splits share no ground"
 
 

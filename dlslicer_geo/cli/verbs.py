@@ -47,12 +47,12 @@ VERBS = {
         ("predict",),
     ),
     "probe": Verb(
-        "ask the model about chips without colour, detail ..., and its backbone without training",
+        "ask about chips without colour, detail ..., and the backbone untrained",
         "probes.parquet, frozen.parquet",
         ("probe",),
     ),
     "score": Verb(
-        "compare predictions with the truth, with baselines and with another run, each with its interval",
+        "compare predictions with the truth, baselines and another run, with intervals",
         "report.html, metrics.json, confusion.csv, figures/*.png",
         ("score",),
     ),
@@ -68,12 +68,12 @@ VERBS = {
     "run": Verb("do all of the above in order, skipping what is up to date", "all of the above", ALL_SECTIONS),
     "verify": Verb("measure a run's split again from its tables, and compare with the certificate", "nothing"),
     "ablate": Verb(
-        "measure what a leak would have been worth: the same recipe on splits that leak and splits that do not",
+        "train one recipe on splits that leak and that do not: what a leak is worth",
         "ablation.json, ablation.csv, figures/ablation.png, ablation/",
         ALL_SECTIONS,
     ),
     "leave-city-out": Verb(
-        "measure how well a city that the model never saw is told from those it knows, for every city",
+        "leave out each city in turn, and measure how well it is told as unknown",
         "leave_city_out.json, leave_city_out.csv, leave_city_out/",
         ALL_SECTIONS,
     ),

@@ -70,6 +70,7 @@ class FitConfig:
         balanced: draw training chips with equal chance for every city.
         views: with a frozen backbone, mirror images per chip, 1 to 4.
         early_stopping: stop after so many epochs without a smaller validation loss; null never.
+        ema: keep a running mean of the weights, of which a step leaves this share, such as 0.99; 0 keeps the weights.
         loggers: Lightning loggers beside CSV and TensorBoard, as class_path and init_args.
     """
 
@@ -79,6 +80,7 @@ class FitConfig:
     balanced: bool = True
     views: int = 1
     early_stopping: int | None = None
+    ema: float = 0.0
     loggers: list[dict[str, Any]] = field(default_factory=list)
 
 

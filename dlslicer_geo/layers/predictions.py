@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,24 @@ from dlslicer_geo import files
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import styles, vectors
 from dlslicer_geo.layers.rasters import Raster, file_name, write_cog
-from dlslicer_geo.types import APPROXIMATE_NOTE, Layer, Predictions, Progress, quiet
+from dlslicer_geo.types import APPROXIMATE_NOTE, UNKNOWN, Layer, Predictions, Progress, quiet
 
 log = logging.getLogger(__name__)
 
 NODATA = 255
-"""Value of cells without a city; so at most 255 cities can be drawn."""
+"""Value of cells without an answer; so at most 255 answers can be drawn."""
 
 OWN_AREA = 4
 """A scene of this many chips is an area of its own."""
 
 CAVEAT = "The probabilities are shared out among the listed cities only: a place elsewhere still gets one of them."
+"""What a map says of a model that never answers ``unknown``."""
+
+UNKNOWN_CAVEAT = (
+    "Unknown: the detector {detector} scores the chip above {threshold:.4g}, a threshold that keeps 95 % of the "
+    "validation chips of the listed cities. The place may lie in none of them, and only look most like the nearest."
+)
+"""What a map says of a model that does."""
 
 
 def write_predictions(
@@ -53,8 +60,10 @@ def write_predictions(
 
     The GeoPackage has one layer ``predictions`` (columns: :func:`vectors.prediction_table`) that QGIS opens coloured.
     The rasters are COGs in the area's UTM zone with a cell of one stride, the natural resolution of a prediction; a
-    cell averages the probabilities of the chips that cover its centre. ``city`` is uint8 with a palette,
-    ``confidence`` float32, the averaged probability of that city.
+    cell averages the probabilities of the chips that cover its centre. ``city`` is uint8 with a palette, the number
+    of the most probable city or, for a model with a threshold, the number after the last city (``unknown``) where
+    the model does not know more than half of these chips. ``confidence`` is float32, the averaged probability of the
+    most probable city, also where the answer is ``unknown``.
 
     Args:
         found: what a model said about chips.
@@ -67,22 +76,25 @@ def write_predictions(
         the chips, then city and confidence of every area in the order of their names.
 
     Raises:
-        LayerError: if a predicted chip is not in the table, nothing was predicted, or there are more than 255 cities.
+        LayerError: if a predicted chip is not in the table, nothing was predicted, there are more than 255 answers
+            (254 cities and ``unknown``), or a city has the name of the answer ``unknown``.
     """
     chips, found = _join(found, chips)
     folder, origin = Path(out), dict(provenance or {})
-    table = vectors.prediction_table(chips, found.cities, found.probabilities, found.truth)
-    path = vectors.write_geopackage(table, folder / "predictions.gpkg", found.cities, origin)
+    table = vectors.prediction_table(chips, found)
+    path = vectors.write_geopackage(table, folder / "predictions.gpkg", found, origin)
     vague = bool(chips["approximate"].any())
     layers = [
-        Layer(kind="chips", path=path, title="Predicted city", cities=found.cities, note=CAVEAT, approximate=vague)
+        Layer(
+            kind="chips", path=path, title="Predicted city", cities=found.cities, note=_note(found), approximate=vague
+        )
     ]
-    areas = _areas(chips)
+    areas, unknown = _areas(chips), found.unknown
     for name, (epsg, at) in progress(areas.items(), total=len(areas), label="areas"):
-        area = _average(chips.iloc[at], found.probabilities[at], epsg)
+        area = _average(chips.iloc[at], found.probabilities[at], unknown[at], epsg)
         group = found.truth[at[0]] or str(chips["site"].iloc[at[0]])
         about = _About(name=name, group=group, approximate=bool(chips["approximate"].iloc[at].any()))
-        layers += _write_area(area, found.cities, folder, about, origin)
+        layers += _write_area(area, found, folder, about, origin)
     log.info("wrote %d chips and %d areas", len(chips), len(areas))
     return layers
 
@@ -108,8 +120,13 @@ class _About:
 
 def _join(found: Predictions, chips: gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame, Predictions]:
     """Both in the order of the chip ids, row by row."""
-    if not 0 < len(found.cities) <= NODATA:
-        raise LayerError(f"a city raster holds at most {NODATA} cities, not {len(found.cities)}: merge some classes")
+    answers = vectors.answers_of(found)
+    if not 0 < len(answers) <= NODATA:
+        raise LayerError(f"a city raster holds at most {NODATA} answers, not {len(answers)}: merge some classes")
+    if found.threshold is not None and UNKNOWN in found.cities:
+        raise LayerError(
+            f"city {found.cities.index(UNKNOWN)} has the name of the answer {UNKNOWN!r}: rename the city"
+        )
     if not len(found):
         raise LayerError("there are no predictions to write: predict some chips first")
     order = np.argsort(found.chip_id, kind="stable")
@@ -119,14 +136,22 @@ def _join(found: Predictions, chips: gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame
             f"{int((at < 0).sum())} of {len(found)} predicted chips are not in the chip table: "
             "give the table that was predicted"
         )
-    sorted_found = Predictions(
-        cities=found.cities,
+    sorted_found = replace(
+        found,
         chip_id=found.chip_id[order],
         scene_id=tuple(found.scene_id[i] for i in order),
         truth=tuple(found.truth[i] for i in order),
         probabilities=found.probabilities[order],
+        embedding=None if found.embedding is None else found.embedding[order],
+        unknown_scores={name: values[order] for name, values in found.unknown_scores.items()},
     )
     return chips.iloc[at].reset_index(drop=True), sorted_found
+
+
+def _note(found: Predictions) -> str:
+    if found.threshold is None:
+        return CAVEAT
+    return UNKNOWN_CAVEAT.format(detector=found.detector, threshold=found.threshold)
 
 
 def _areas(chips: gpd.GeoDataFrame) -> dict[str, tuple[int, NDArray[np.int64]]]:
@@ -149,8 +174,10 @@ def _areas(chips: gpd.GeoDataFrame) -> dict[str, tuple[int, NDArray[np.int64]]]:
     return {str(name): (int(epsg[at]), rows) for name, at, rows in zip(names, first_at, members, strict=True)}
 
 
-def _average(chips: gpd.GeoDataFrame, probabilities: NDArray[np.float32], epsg: int) -> _Area:
-    """Average the probabilities of the chips over each cell centre."""
+def _average(
+    chips: gpd.GeoDataFrame, probabilities: NDArray[np.float32], unknown: NDArray[np.bool_], epsg: int
+) -> _Area:
+    """Average the probabilities of the chips over each cell centre, and let them vote on whether it is unknown."""
     outlines = shapely.transform(chips.geometry.to_numpy(), _to_utm(epsg), interleaved=False)
     # micrometres: the way through degrees must not shift cells that coincide with those of the scene
     cell = float(np.round(np.median(_metres_per_pixel(outlines, chips) * chips["stride"]), 6))
@@ -160,10 +187,13 @@ def _average(chips: gpd.GeoDataFrame, probabilities: NDArray[np.float32], epsg: 
     number, chip = _covered(outlines, transform, (rows, cols))
     cells, place = np.unique(number, return_inverse=True)
     members = sparse.csr_array((np.ones(len(chip)), (place, chip)), shape=(len(cells), len(chips)))
-    mean = (members @ probabilities.astype(np.float64)) / np.bincount(place)[:, None]
+    covering = np.bincount(place)
+    mean = (members @ probabilities.astype(np.float64)) / covering[:, None]
+    outvoted = 2 * (members @ unknown.astype(np.float64)) > covering
     city = np.full(rows * cols, NODATA, np.uint8)
     confidence = np.full(rows * cols, np.nan, np.float32)
-    city[cells], confidence[cells] = mean.argmax(axis=1), mean.max(axis=1)
+    city[cells] = np.where(outvoted, probabilities.shape[1], mean.argmax(axis=1))
+    confidence[cells] = mean.max(axis=1)
     shape = rows, cols
     return _Area(city=city.reshape(shape), confidence=confidence.reshape(shape), epsg=epsg, transform=transform)
 
@@ -198,20 +228,33 @@ def _covered(
 
 
 def _write_area(
-    area: _Area, cities: tuple[str, ...], folder: Path, about: _About, provenance: Mapping[str, str]
+    area: _Area, found: Predictions, folder: Path, about: _About, provenance: Mapping[str, str]
 ) -> list[Layer]:
-    name, vague = file_name(about.name), about.approximate
-    tags = {"POSITION": APPROXIMATE_NOTE} if vague else {}
-    tags |= {"CITIES": " ".join(cities), files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
-    grid: dict[str, Any] = {"crs": f"EPSG:{area.epsg}", "transform": area.transform}
-    city = Raster(values=area.city[None], nodata=NODATA, names=["predicted city"], tags=tags, cities=cities, **grid)
-    sure = Raster(values=area.confidence[None], nodata=float("nan"), names=["confidence"], tags=tags, **grid)
+    name, answers = file_name(about.name), vectors.answers_of(found)
+    tags = vectors.detector_tags(found) | ({"POSITION": APPROXIMATE_NOTE} if about.approximate else {})
+    tags |= {"CITIES": " ".join(found.cities), files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
+    grid: dict[str, Any] = {"crs": f"EPSG:{area.epsg}", "transform": area.transform, "tags": tags}
+    city = Raster(values=area.city[None], nodata=NODATA, names=["predicted city"], answers=answers, **grid)
+    sure = Raster(values=area.confidence[None], nodata=float("nan"), names=["confidence"], **grid)
     city_path, sure_path = folder / "city" / f"{name}.tif", folder / "confidence" / f"{name}.tif"
-    write_cog(city_path, city, qml=styles.palette_qml(cities))
+    write_cog(city_path, city, qml=styles.palette_qml(answers))
     write_cog(sure_path, sure, qml=styles.ramp_qml(styles.sequential()))
-    note = "Averaged over the chips that cover a cell of one stride."
-    shared: dict[str, Any] = {"group": about.group, "note": note, "approximate": vague}
+    city_note, sure_note = _cell_notes(found)
+    shared: dict[str, Any] = {"group": about.group, "approximate": about.approximate}
     return [
-        Layer(kind="city", path=city_path, title=f"{name}: city", cities=cities, **shared),
-        Layer(kind="confidence", path=sure_path, title=f"{name}: confidence", limits=(0, 1), **shared),
+        Layer(kind="city", path=city_path, title=f"{name}: city", cities=found.cities, note=city_note, **shared),
+        Layer(
+            kind="confidence", path=sure_path, title=f"{name}: confidence", limits=(0, 1), note=sure_note, **shared
+        ),
     ]
+
+
+def _cell_notes(found: Predictions) -> tuple[str, str]:
+    """What is said of the cells of city and of confidence."""
+    note = "Averaged over the chips that cover a cell of one stride."
+    if found.threshold is None:
+        return note, note
+    return (
+        f"{note} Grey cells: more than half of these chips are unknown to the model.",
+        f"{note} Where the answer is unknown, it is the confidence in the nearest city.",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Raster:
         nodata: value of cells that hold nothing.
         names: description of each band.
         tags: metadata of the file.
-        cities: names of the values 0, 1, ... of a uint8 raster, which gets their palette; empty for numbers.
+        answers: names of the values 0, 1, ... of a uint8 raster and their colours (``#rrggbb``); empty for numbers.
     """
 
     values: NDArray[Any]
@@ -44,7 +44,7 @@ class Raster:
     nodata: float
     names: Sequence[str]
     tags: Mapping[str, str] = field(default_factory=dict)
-    cities: Sequence[str] = ()
+    answers: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_cog(path: Path, raster: Raster, *, qml: str) -> Path:
@@ -58,7 +58,7 @@ def write_cog(path: Path, raster: Raster, *, qml: str) -> Path:
         raster: what is written.
         qml: the style, written with the suffix ``.qml``.
     """
-    categories = bool(raster.cities)
+    categories = bool(raster.answers)
     with MemoryFile() as memory:
         _write_tiff(memory, raster)
         with memory.open() as source, files.atomic(path) as temporary:
@@ -70,7 +70,7 @@ def write_cog(path: Path, raster: Raster, *, qml: str) -> Path:
             }
             rasterio.shutil.copy(source, temporary, driver="COG", **options)
     if categories:
-        files.write_text(path.with_name(path.name + ".aux.xml"), _category_names(raster.cities))
+        files.write_text(path.with_name(path.name + ".aux.xml"), _category_names(raster.answers))
     files.write_text(path.with_suffix(".qml"), qml)
     return path
 
@@ -85,24 +85,24 @@ def _write_tiff(memory: MemoryFile, raster: Raster) -> None:
     profile = {"count": count, "height": height, "width": width, "dtype": raster.values.dtype, "crs": raster.crs}
     layout = {"driver": "GTiff", "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "BIGTIFF": "IF_SAFER"}
     with memory.open(**profile, **layout, transform=raster.transform, nodata=raster.nodata) as target:
-        if raster.cities:
+        if raster.answers:
             target.colorinterp = [ColorInterp.palette]
-            target.write_colormap(1, _colours(len(raster.cities)))
+            target.write_colormap(1, _colours(raster.answers))
         target.write(raster.values)
         target.descriptions = tuple(raster.names)
         target.update_tags(**raster.tags)
 
 
-def _colours(number: int) -> dict[int, tuple[int, int, int, int]]:
-    used = {index: (*styles.rgb(styles.city_colour(index)), 255) for index in range(number)}
+def _colours(answers: Mapping[str, str]) -> dict[int, tuple[int, int, int, int]]:
+    used = {index: (*styles.rgb(colour), 255) for index, colour in enumerate(answers.values())}
     return {index: (0, 0, 0, 0) for index in range(256)} | used
 
 
-def _category_names(cities: Sequence[str]) -> str:
+def _category_names(answers: Iterable[str]) -> str:
     document = ET.Element("PAMDataset")
     names = ET.SubElement(ET.SubElement(document, "PAMRasterBand", band="1"), "CategoryNames")
-    for city in cities:
-        ET.SubElement(names, "Category").text = city
+    for answer in answers:
+        ET.SubElement(names, "Category").text = answer
     ET.indent(document)
     return ET.tostring(document, encoding="unicode") + "\n"
 

@@ -5,9 +5,11 @@ A style is the part of a QML document that QGIS needs to draw a layer as it is m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
+
+from dlslicer_geo.types import UNKNOWN
 
 _COLOURS = """
     #e69f00 #56b4e9 #009e73 #f0e442 #0072b2 #d55e00 #cc79a7 #5d3a9b #880000 #66ffff #5588ff #44ddaa #775566 #662255
@@ -19,6 +21,10 @@ _COLOURS = """
 PALETTE: tuple[str, ...] = tuple(_COLOURS.split())
 """45 colours. The first seven are Okabe and Ito's (Color Universal Design, 2008); each later one was taken as far as
 possible, in OKLab and for normal, deuteranope and protanope vision alike, from all those before it."""
+
+UNKNOWN_COLOUR = "#b8b8b8"
+"""A neutral grey for what the model does not know. In OKLab it lies 0.117 from the nearest colour of the palette, and
+0.033 for a deuteranope or protanope (two cities lie 0.047 apart at worst); so what can be hatched is hatched too."""
 
 POSITIVE = ("#fddbc7", "#f4a582", "#d6604d", "#b2182b")
 """What speaks for a city, weak to strong (ColorBrewer RdBu, safe for the colour-blind)."""
@@ -43,6 +49,17 @@ def city_colour(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
+def categories(cities: Sequence[str], *, unknown: bool) -> dict[str, str]:
+    """Answer → its colour ``#rrggbb``, in the order of a legend.
+
+    Args:
+        cities: city codes in the order of the palette.
+        unknown: whether the model can answer ``unknown``, which then comes last.
+    """
+    colours = {city: city_colour(index) for index, city in enumerate(cities)}
+    return colours | ({UNKNOWN: UNKNOWN_COLOUR} if unknown else {})
+
+
 def rgb(colour: str) -> tuple[int, int, int]:
     """The three bytes of ``#rrggbb``."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
@@ -63,33 +80,39 @@ def sequential() -> list[Stop]:
     return [Stop(i / (len(CONFIDENCE) - 1), colour, 255) for i, colour in enumerate(CONFIDENCE)]
 
 
-def chips_qml(cities: Sequence[str], *, approximate: bool = False) -> str:
-    """QML of chips filled by the column ``city``: one category, legend entry and symbol per city.
+def chips_qml(answers: Mapping[str, str], *, approximate: bool = False) -> str:
+    """QML of chips filled by the column ``answer``: one category, legend entry and symbol per answer.
 
-    Where the position is approximate, the legend says so and the outlines are dashed.
+    What is unknown is hatched. Where the position is approximate, the legend says so and the outlines are dashed.
+
+    Args:
+        answers: colours as :func:`categories` gives them.
+        approximate: whether the chips lie somewhere in their city only.
     """
     document = ET.Element("qgis", version="3.34", styleCategories="Symbology")
     renderer = ET.SubElement(
-        document, "renderer-v2", type="categorizedSymbol", attr="city", symbollevels="0", forceraster="0"
+        document, "renderer-v2", type="categorizedSymbol", attr="answer", symbollevels="0", forceraster="0"
     )
-    categories = ET.SubElement(renderer, "categories")
+    entries = ET.SubElement(renderer, "categories")
     symbols = ET.SubElement(renderer, "symbols")
-    for index, city in enumerate(cities):
-        label = f"{city} (approximate position)" if approximate else city
-        entry = {"render": "true", "symbol": str(index), "value": city, "label": label, "type": "string"}
-        ET.SubElement(categories, "category", entry)
-        _add_fill(symbols, str(index), rgb(city_colour(index)), "dash" if approximate else "solid")
+    line = "dash" if approximate else "solid"
+    for index, (answer, colour) in enumerate(answers.items()):
+        unknown = colour == UNKNOWN_COLOUR
+        label = "unknown to the model" if unknown else answer
+        label += " (approximate position)" if approximate else ""
+        entry = {"render": "true", "symbol": str(index), "value": answer, "label": label, "type": "string"}
+        ET.SubElement(entries, "category", entry)
+        _add_fill(symbols, str(index), colour, fill="b_diagonal" if unknown else "solid", line=line)
     ET.SubElement(document, "legend", type="default-vector", showLabelLegend="0")
     return _text(document)
 
 
-def palette_qml(cities: Sequence[str]) -> str:
-    """QML of a raster of city numbers."""
+def palette_qml(answers: Mapping[str, str]) -> str:
+    """QML of a raster of the numbers of answers, with the colours that :func:`categories` gives."""
     document, renderer = _raster("paletted")
     palette = ET.SubElement(renderer, "colorPalette")
-    for index, city in enumerate(cities):
-        entry = {"value": str(index), "color": city_colour(index), "alpha": "255", "label": city}
-        ET.SubElement(palette, "paletteEntry", entry)
+    for index, (answer, colour) in enumerate(answers.items()):
+        ET.SubElement(palette, "paletteEntry", value=str(index), color=colour, alpha="255", label=answer)
     return _text(document)
 
 
@@ -116,14 +139,14 @@ def _raster(kind: str, *, band: int = 1) -> tuple[ET.Element, ET.Element]:
     return document, renderer
 
 
-def _add_fill(symbols: ET.Element, name: str, colour: tuple[int, int, int], line: str) -> None:
+def _add_fill(symbols: ET.Element, name: str, colour: str, *, fill: str, line: str) -> None:
     symbol = ET.SubElement(symbols, "symbol", type="fill", name=name, alpha="1", clip_to_extent="1")
     layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "pass": "0", "locked": "0"})
     options = ET.SubElement(layer, "Option", type="Map")
-    red, green, blue = colour
+    red, green, blue = rgb(colour)
     values = {
         "color": f"{red},{green},{blue},140",
-        "style": "solid",
+        "style": fill,
         "outline_color": f"{red},{green},{blue},255",
         "outline_style": line,
         "outline_width": "0.4",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dlslicer_geo import files
 from dlslicer_geo.layers import styles
-from dlslicer_geo.types import APPROXIMATE_NOTE
+from dlslicer_geo.types import APPROXIMATE_NOTE, DETECTORS, UNKNOWN, Predictions
 
 LAYER = "predictions"
 """Name of the layer in the GeoPackage."""
@@ -27,61 +27,74 @@ FIXED_DATE = "2000-01-01T00:00:00Z"
 CHIP_COLUMNS = ["scene_id", "site", "acquired", "row", "col", "height", "width", "stride", "split", "approximate"]
 
 
-def prediction_table(
-    chips: gpd.GeoDataFrame, cities: Sequence[str], probabilities: NDArray[np.float32], truth: Sequence[str | None]
-) -> gpd.GeoDataFrame:
+def prediction_table(chips: gpd.GeoDataFrame, found: Predictions) -> gpd.GeoDataFrame:
     """One row per chip with what the model said about it.
 
     Args:
         chips: n rows of the chip table.
-        cities: c city codes.
-        probabilities: (n, c), rows sum to 1.
-        truth: n city codes, None where unknown.
+        found: n predictions in the same order.
 
     Returns:
-        ``chip_id scene_id site acquired row col height width stride split approximate truth city confidence margin
-        entropy top5 colour prob_<code>`` and the chips' geometry. ``margin`` is the lead over the second city,
-        ``entropy`` in units of the entropy of not knowing anything (0 to 1), ``colour`` that of the predicted city.
+        ``chip_id scene_id site acquired row col height width stride split approximate truth answer city confidence
+        margin entropy unknown_score top5 colour prob_<code>`` and the chips' geometry. ``city`` is the most probable
+        city, ``answer`` the same or ``unknown`` where the model does not know the chip's city. ``margin`` is the lead
+        over the second city, ``entropy`` in units of the entropy of not knowing anything (0 to 1), ``unknown_score``
+        that of the model's detector (the higher the less known; null without one), ``colour`` that of the answer.
     """
-    values = probabilities.astype(np.float64)
+    values = found.probabilities.astype(np.float64)
     order = np.argsort(-values, axis=1, kind="stable")[:, :5]
     best = np.take_along_axis(values, order, axis=1)
-    codes = np.array(cities, object)
+    codes = np.array(found.cities, object)
+    city = codes[order[:, 0]]
+    answer = np.where(found.unknown, UNKNOWN, city)
     columns: dict[str, Any] = {"chip_id": chips["chip_id"].to_numpy()}
     columns |= {name: chips[name].to_numpy() for name in CHIP_COLUMNS}
     columns |= {
-        "truth": np.array(truth, object),
-        "city": codes[order[:, 0]],
+        "truth": np.array(found.truth, object),
+        "answer": answer,
+        "city": city,
         "confidence": best[:, 0],
-        "margin": best[:, 0] - (best[:, 1] if len(cities) > 1 else 0),
+        "margin": best[:, 0] - (best[:, 1] if len(codes) > 1 else 0),
         "entropy": _entropy(values),
+        "unknown_score": _score(found),
         "top5": _top(codes[order], best),
-        "colour": np.array([styles.city_colour(i) for i in range(len(cities))], object)[order[:, 0]],
+        "colour": pd.Series(answer).map(answers_of(found)).to_numpy(object),
     }
-    columns |= {f"prob_{code}": values[:, i] for i, code in enumerate(cities)}
+    columns |= {f"prob_{code}": values[:, i] for i, code in enumerate(codes)}
     return gpd.GeoDataFrame(columns, geometry=chips.geometry.to_numpy(), crs=chips.crs)
 
 
-def write_geopackage(
-    table: gpd.GeoDataFrame, path: Path, cities: Sequence[str], provenance: Mapping[str, str]
-) -> Path:
+def write_geopackage(table: gpd.GeoDataFrame, path: Path, found: Predictions, provenance: Mapping[str, str]) -> Path:
     """Write the table and its style as an atomic, byte-reproducible GeoPackage.
 
     Args:
         table: as :func:`prediction_table` makes it.
         path: ends in ``.gpkg``.
-        cities: categories of the legend, in the order of the palette.
-        provenance: goes to the metadata of the file under ``dlslicer_geo``.
+        found: what the table was made from: its cities, and ``unknown`` last where the model can say so, are the
+            categories of the legend.
+        provenance: goes to the metadata of the file under ``dlslicer_geo``, beside ``DETECTOR`` and ``THRESHOLD``.
     """
-    metadata = {files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
+    metadata = detector_tags(found) | {files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
     with files.atomic(path) as temporary, _fixed_date():
         temporary.unlink(missing_ok=True)
         pyogrio.write_dataframe(
             table, temporary, layer=LAYER, driver="GPKG", geometry_type="Polygon", dataset_metadata=metadata
         )
-        style = _style_row(cities, approximate=bool(table["approximate"].any()))
+        style = _style_row(answers_of(found), approximate=bool(table["approximate"].any()))
         pyogrio.write_dataframe(style, temporary, layer="layer_styles", driver="GPKG")
     return path
+
+
+def answers_of(found: Predictions) -> dict[str, str]:
+    """What the model can answer, with colours, in the order of the legend and of the values of a city raster."""
+    return styles.categories(found.cities, unknown=found.threshold is not None)
+
+
+def detector_tags(found: Predictions) -> dict[str, str]:
+    """``DETECTOR`` and ``THRESHOLD`` for the metadata of a file; nothing for a model that never says unknown."""
+    if found.threshold is None:
+        return {}
+    return {"DETECTOR": found.detector, "THRESHOLD": f"{found.threshold:.9g}"}
 
 
 @contextmanager
@@ -95,7 +108,7 @@ def _fixed_date() -> Iterator[None]:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
 
 
-def _style_row(cities: Sequence[str], *, approximate: bool) -> pd.DataFrame:
+def _style_row(answers: Mapping[str, str], *, approximate: bool) -> pd.DataFrame:
     """The one row of the table in which QGIS looks for the style of a layer."""
     row = {
         "f_table_catalog": "",
@@ -103,15 +116,27 @@ def _style_row(cities: Sequence[str], *, approximate: bool) -> pd.DataFrame:
         "f_table_name": LAYER,
         "f_geometry_column": "geom",
         "styleName": LAYER,
-        "styleQML": styles.chips_qml(cities, approximate=approximate),
+        "styleQML": styles.chips_qml(answers, approximate=approximate),
         "styleSLD": "",
         "useAsDefault": True,
-        "description": f"position {APPROXIMATE_NOTE}" if approximate else "predicted city",
+        "description": f"position {APPROXIMATE_NOTE}" if approximate else _what(answers),
         "owner": "",
         "ui": None,
         "update_time": FIXED_DATE,
     }
     return pd.DataFrame([row])
+
+
+def _what(answers: Mapping[str, str]) -> str:
+    return (
+        "predicted city, or unknown to the model" if styles.UNKNOWN_COLOUR in answers.values() else "predicted city"
+    )
+
+
+def _score(found: Predictions) -> NDArray[np.float64]:
+    """Of the detector that decides, or of the first where none does, as in the prediction parts."""
+    score = found.unknown_scores.get(found.detector or DETECTORS[0])
+    return np.full(len(found), np.nan) if score is None else score.astype(np.float64)
 
 
 def _entropy(values: NDArray[np.float64]) -> NDArray[np.float64]:

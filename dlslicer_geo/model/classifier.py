@@ -28,6 +28,10 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation for networks whose own are not published."""
 
 
+DEPTHS = 3
+"""Stages before the pooled features that count for how near a chip is to those the model was trained on."""
+
+
 class CityClassifier(ClassificationTask):
     """Which city a chip comes from: a TorchGeo classification task over any timm network.
 
@@ -166,6 +170,20 @@ class CityClassifier(ClassificationTask):
         features = self.model.forward_features(self.prepare(images))
         return self.model.forward_head(features, pre_logits=True)  # type: ignore[no-any-return]
 
+    def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Pooled features (B, D) of chips (B, 3, H, W), and what the last three stages found before them.
+
+        Returns:
+            what :meth:`embed` returns; features (B, D_i) of each depth, shallow to deep, the pooled ones last. A
+            network that does not show its stages has one depth.
+        """
+        if not hasattr(self.model, "forward_intermediates"):
+            pooled = self.embed(images)
+            return pooled, [pooled]
+        last, stages = self.model.forward_intermediates(self.prepare(images), indices=DEPTHS)
+        pooled = self.model.forward_head(last, pre_logits=True)
+        return pooled, [*(stage.mean(dim=(2, 3)) for stage in stages), pooled]
+
     def forward(self, chips: Tensor) -> Tensor:
         """Logits (B, cities) of chips (B, 3, H, W) 0 to 255, or of their pooled features (B, D)."""
         return self.head(chips if chips.ndim == 2 else self.embed(chips))  # type: ignore[no-any-return]
@@ -175,14 +193,14 @@ class CityClassifier(ClassificationTask):
 
         With them ``chip_id`` and ``label``, int64 (B,).
         """
-        embedding = self.embed(batch["image"])
+        embedding, depths = self.look(batch["image"])
         logits = self.head(embedding).float()
         return {
             "chip_id": batch["chip_id"],
             "label": batch["label"],
             "probabilities": (logits / self.temperature).softmax(dim=1),
             "embedding": embedding.float(),
-            **unknown_scores(logits, embedding, self.bank),
+            **unknown_scores(logits, depths, self.bank),
         }
 
     def infer(self, loader: Any) -> Iterator[dict[str, Tensor]]:

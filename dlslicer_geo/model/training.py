@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -23,6 +23,9 @@ from dlslicer_geo.types import Progress, quiet
 
 logger = logging.getLogger(__name__)
 
+AVERAGING = ("current_model_state", "averaging_state")
+"""What a checkpoint holds only for a training with a running mean to go on."""
+
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 """Axes along which the views of a chip are mirrored."""
 
@@ -35,6 +38,7 @@ def fit(
     out: str | Path = "runs/fit",
     views: int = 1,
     early_stopping: int | None = None,
+    ema: float = 0.0,
     loggers: Sequence[Logger] = (),
     seed: int = 0,
     progress: Progress = quiet,
@@ -50,6 +54,7 @@ def fit(
         out: run folder.
         views: with a frozen backbone, mirror images per training chip (1 to 4) whose features are computed once.
         early_stopping: stop after so many epochs without a smaller val_loss; None never.
+        ema: validate and keep a running mean of the weights, of which a step leaves this share; 0 keeps the weights.
         loggers: Lightning loggers beside CSV and TensorBoard.
         seed: seeds everything.
         progress: shows how far the training is, and before it the feature pass of a frozen backbone.
@@ -69,6 +74,8 @@ def fit(
     callbacks: list[Callback] = [best, _EpochLog(), _Steps(progress)]
     if early_stopping is not None:
         callbacks.append(EarlyStopping("val_loss", patience=early_stopping))
+    if ema:
+        callbacks.append(EMAWeightAveraging(decay=ema))
     own = [CSVLogger(folder, name="csv", version=""), TensorBoardLogger(folder, name="tensorboard", version="")]
     with lightning_quiet():
         trainer = Trainer(
@@ -88,7 +95,8 @@ def fit(
     if cached:
         cached.fold()
     with atomic(Path(out) / "model.ckpt") as temporary:
-        torch.save(stored | {"state_dict": model.state_dict()}, temporary)
+        kept = {name: values for name, values in stored.items() if name not in AVERAGING}
+        torch.save(kept | {"state_dict": model.state_dict()}, temporary)
     model.eval()
     return model
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEPT = 0.95
-"""Share of the val chips that the thresholds keep."""
+"""Share of the val chips that the thresholds keep at least."""
 
 MOST = 20_000
 """Val chips that are looked at; more would not change the figures."""
@@ -51,7 +51,7 @@ def calibrate(
     known = found["label"] >= 0
     logits = np.log(found["probabilities"].astype(np.float64).clip(1e-45))
     temperature = scores.fit_temperature(logits[known], found["label"][known])
-    thresholds = {name: float(np.quantile(found[name], KEPT)) for name in DETECTORS}
+    thresholds = {name: float(np.quantile(found[name], KEPT, method="inverted_cdf")) for name in DETECTORS}
     room.seal(model, Path(checkpoint), temperature=temperature, thresholds=thresholds)
     detector = model.hparams["detector"]
     logger.info(

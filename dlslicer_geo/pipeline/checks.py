@@ -197,10 +197,14 @@ def _certificate_rows(stated: Mapping[str, Any] | None, figures: Mapping[str, An
     if stated is None:
         return [Row(CERTIFICATE, "missing", None, False), *(Row(what, None, figures[what], None) for what in figures)]
     rows = [
-        Row(what, stated.get(what, "missing"), value, what in stated and _same(stated[what], value))
-        for what, value in figures.items()
+        Row(what, stated.get(what, "missing"), value, _agrees(stated, what, value)) for what, value in figures.items()
     ]
     return rows + [Row(what, stated[what], None, None) for what in ASKED if what in stated]
+
+
+def _agrees(stated: Mapping[str, Any], what: str, value: Any) -> bool:
+    """Whether the certificate says this; one that claims no proof where chance made a split disjoint is no lie."""
+    return what in stated and (_same(stated[what], value) or (what == "proven" and stated[what] is False))
 
 
 def _same(one: Any, two: Any) -> bool:

@@ -78,15 +78,15 @@ def check_certificate(scenes: GeoDataFrame, chips: GeoDataFrame, path: Path, *, 
 
 
 def data_module(run: Run, scenes: GeoDataFrame, chips: GeoDataFrame, *, cities: Any = None) -> Any:
-    """The data module of a run."""
+    """The data module of a run; without ``cities`` those that train has chips of."""
     from dlslicer_geo.data import ChipDataModule
     from dlslicer_geo.scenes import city_order
 
     how = run.config.fit
     if cities is None:
-        known = city_order(run.config.data.cities, run.config.data.source)
-        there = set(scenes["city"].dropna())
-        cities = known and [code for code in known if code in there]
+        learnt = set(chips.loc[chips["split"] == "train", "city"].dropna())  # another city has no output to train
+        known = city_order(run.config.data.cities, run.config.data.source) or sorted(learnt)
+        cities = [code for code in known if code in learnt]
     return ChipDataModule(
         scenes, chips, cities=cities, batch_size=how.batch_size, workers=how.workers, balanced=how.balanced,
         seed=run.config.seed,

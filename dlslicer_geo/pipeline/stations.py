@@ -103,7 +103,8 @@ def fit(run: Run) -> Done:
     classifier = room.CityClassifier(name, cities=data.cities, chip=chip, **config)
     room.fit(
         classifier, data, max_epochs=how.max_epochs, out=run.folder, views=how.views,
-        early_stopping=how.early_stopping, loggers=loggers(how.loggers), seed=run.config.seed, progress=run.progress,
+        early_stopping=how.early_stopping, ema=how.ema, loggers=loggers(how.loggers), seed=run.config.seed,
+        progress=run.progress,
     )  # fmt: skip
     notes = calibrate(classifier, data, run.checkpoint, seed=run.config.seed, progress=run.progress)
     return Done(files=[run.checkpoint], notes={"calibration": notes})

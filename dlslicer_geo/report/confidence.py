@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from dlslicer_geo.report import style, words
 from dlslicer_geo.report.evidence import Evidence
 
-BARS = 60
-"""Bars of the histogram of scores."""
+BARS, SLIM = 60, 40
+"""Bars of the histograms of scores and of confidences."""
+
+Floats = NDArray[np.float64]
 
 
 def reliability(evidence: Evidence) -> Figure | None:
     """Accuracy against confidence before and after the temperature, above the number of chips; None without bins."""
-    calibration = evidence.metrics.get("calibration") or {}
-    panels = [
-        ("Before", calibration.get("bins_uncalibrated"), calibration.get("ece_uncalibrated"), style.WRONG),
-        ("After the temperature", calibration.get("bins"), calibration.get("ece"), style.RIGHT),
-    ]
-    drawn = [(name, bins, error, colour) for name, bins, error, colour in panels if bins]
+    drawn = [panel for panel in _panels(evidence) if panel.bins]
     if not drawn:
         return None
     figure = style.canvas(4.3 * len(drawn), 4.6)
     grid = figure.subplots(2, len(drawn), sharex=True, squeeze=False, height_ratios=(3.2, 1))
-    for column, (name, bins, error, colour) in enumerate(drawn):
-        _diagram(grid[0, column], bins, colour)
-        style.title(grid[0, column], f"{name}: ECE {words.decimal(error)}")
-        _bars(grid[1, column], bins, colour)
+    for column, panel in enumerate(drawn):
+        _diagram(grid[0, column], panel.bins, panel.colour)
+        style.title(grid[0, column], f"{panel.name}: ECE {words.decimal(panel.error)}")
+        _bars(grid[1, column], panel.probabilities[evidence.scored].max(axis=1), panel.colour)
     grid[0, 0].set_ylabel("accuracy", fontsize=style.TEXT, color=style.SOFT)
     grid[1, 0].set_ylabel("chips", fontsize=style.TEXT, color=style.SOFT)
     return figure
@@ -48,11 +46,10 @@ def scores_of_unknown(evidence: Evidence) -> Figure | None:
     values = np.asarray(scores[evidence.scored], np.float64)
     figure = style.canvas(7.6, 2.9)
     axes: Any = figure.add_subplot()
-    ends = [*np.percentile(values, [0, 99.9]).tolist(), *([] if threshold is None else [threshold])]
-    edges = np.linspace(min(ends), max(ends) + 1e-9 + 0.02 * (max(ends) - min(ends)), BARS + 1)
-    heights, _ = np.histogram(np.minimum(values, edges[-1]), edges)
+    edges = _edges(values, threshold)
+    heights, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     middles = (edges[:-1] + edges[1:]) / 2
-    above = np.zeros(BARS, bool) if threshold is None else middles > threshold
+    above = np.zeros(len(middles), bool) if threshold is None else middles > threshold
     axes.bar(middles, heights, np.diff(edges), color=np.where(above, style.WRONG, style.RIGHT))
     if threshold is not None:
         axes.axvline(threshold, color=style.INK, linewidth=1.1)
@@ -66,6 +63,38 @@ def scores_of_unknown(evidence: Evidence) -> Figure | None:
     return figure
 
 
+class _Panel(NamedTuple):
+    """One reliability diagram."""
+
+    name: str
+    bins: Sequence[Mapping[str, Any]]
+    error: float | None
+    probabilities: NDArray[np.float32]
+    colour: str
+
+
+def _panels(evidence: Evidence) -> list[_Panel]:
+    """Before and after the temperature, or one where none was applied."""
+    known, found = evidence.metrics.get("calibration") or {}, evidence.found
+    after = _Panel(
+        "After the temperature", known.get("bins") or [], known.get("ece"), found.probabilities, style.RIGHT
+    )
+    if known.get("temperature") == 1:
+        return [after._replace(name="As trained")]
+    bins, error = known.get("bins_uncalibrated") or [], known.get("ece_uncalibrated")
+    return [_Panel("Before", bins, error, found.uncalibrated, style.WRONG), after]
+
+
+def _edges(values: Floats, threshold: float | None) -> Floats:
+    """Edges of bars of one width, the threshold among them; rare high scores go to the last bar."""
+    low, high = values.min(), np.percentile(values, 99.9)
+    if threshold is None:
+        return np.linspace(low, high + 1e-9, BARS + 1)
+    step = max(max(high, threshold) - min(low, threshold), 1e-9) / BARS
+    number = np.arange(np.floor((min(low, threshold) - threshold) / step), (high - threshold) / step + 2)
+    return np.asarray(threshold + step * number, np.float64)
+
+
 def _diagram(axes: Any, bins: Sequence[Mapping[str, Any]], colour: str) -> None:
     filled = [entry for entry in bins if entry["n"] and entry.get("accuracy") is not None]
     confidence, accuracy = ([entry[name] for entry in filled] for name in ("confidence", "accuracy"))
@@ -77,9 +106,8 @@ def _diagram(axes: Any, bins: Sequence[Mapping[str, Any]], colour: str) -> None:
     style.shares(axes.yaxis)
 
 
-def _bars(axes: Any, bins: Sequence[Mapping[str, Any]], colour: str) -> None:
-    low, high, number = (np.array([entry[name] for entry in bins], float) for name in ("low", "high", "n"))
-    axes.bar(low, number, np.maximum(high - low, 1e-3), align="edge", color=colour, alpha=0.7, edgecolor="white")
+def _bars(axes: Any, confidence: NDArray[np.float32], colour: str) -> None:
+    axes.hist(confidence, np.linspace(0, 1 + 1e-6, SLIM + 1), color=colour, alpha=0.7, edgecolor="white")
     style.plain(axes, grid="y")
     style.shares(axes.xaxis)
     axes.yaxis.set_major_locator(_few_ticks())

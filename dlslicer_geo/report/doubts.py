@@ -23,22 +23,18 @@ def calibration(evidence: Evidence, drawings: Drawings) -> str:
             ("calibration error (ECE)", "ece"), ("negative log likelihood", "nll"), ("Brier score", "brier"),
         )
     ]  # fmt: skip
-    interval = known.get("ece_interval")
-    sure = f" (95 % interval {words.decimal(interval[0])}–{words.decimal(interval[1])})" if interval else ""
+    head = ["Measure", "before", "after"]
+    if known.get("temperature") == 1:
+        head, rows = ["Measure", "value"], [[name, after] for name, _, after in rows]
     return html.section(
         "calibration",
         "Whether its confidence is honest",
-        html.paragraph(
-            f"What the network says before the softmax was divided by {words.decimal(known.get('temperature'), 2)}, "
-            "the temperature. The calibration error went from "
-            f"{words.decimal(known.get('ece_uncalibrated'))} to {words.decimal(known.get('ece'))}{sure}. "
-            "All outputs carry the calibrated confidence."
-        ),
+        html.paragraph(_temperature(known)),
         html.picture(
             drawings.get("calibration.png"),
             "On the dashed line confidence equals accuracy; below it the model is too sure of itself.",
         ),
-        html.table("Measures of calibration, lower is better", ["Measure", "before", "after"], rows),
+        html.table("Measures of calibration, lower is better", head, rows),
     )
 
 
@@ -131,6 +127,21 @@ def _ablation_row(row: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
+def _temperature(known: Mapping[str, Any]) -> str:
+    interval, error = known.get("ece_interval"), words.decimal(known.get("ece"))
+    sure = f" (95 % interval {words.decimal(interval[0])}–{words.decimal(interval[1])})" if interval else ""
+    if known.get("temperature") == 1:
+        return (
+            "Confidence is as the network was trained: no temperature was fitted, or the val chips do not determine "
+            f"one. The calibration error is {error}{sure}."
+        )
+    return (
+        f"What the network says before the softmax was divided by {words.decimal(known.get('temperature'), 2)}, the "
+        f"temperature. The calibration error went from {words.decimal(known.get('ece_uncalibrated'))} to {error}"
+        f"{sure}. All outputs carry the calibrated confidence."
+    )
+
+
 def _threshold(known: Mapping[str, Any], drawings: Drawings) -> str:
     text = (
         f"The detector {known.get('detector')} calls a chip unknown above {words.decimal(known.get('threshold'))}. "
@@ -151,12 +162,23 @@ def _left_out(evidence: Evidence) -> str:
     per_city = known.get("per_city") or {}
     detectors = list(dict.fromkeys(name for entry in per_city.values() for name in entry.get("auroc") or {}))
     rows = [
-        [evidence.city(code), words.count(entry.get("n")), *_pairs(entry, detectors)]
+        [
+            evidence.city(code),
+            words.count(entry.get("n")),
+            *_pairs(entry, detectors),
+            words.percent(entry.get("refused")),
+        ]
         for code, entry in per_city.items()
     ]
     if known.get("mean"):
-        rows.append(["mean", "", *_pairs(known["mean"], detectors)])
-    head = ["City left out", "chips", *(f"{name} {what}" for name in detectors for what in ("AUROC", "FPR@95"))]
+        refused = known["mean"].get("refused")
+        rows.append(["mean", "", *_pairs(known["mean"], detectors), words.percent(refused)])
+    head = [
+        "City left out",
+        "chips",
+        *(f"{name} {what}" for name in detectors for what in ("AUROC", "FPR@95")),
+        "called unknown",
+    ]
     text = (
         "Each city was left out of training in turn and its chips were asked for. The detector "
         f"{known.get('detector')} tells them from known ones with AUROC "

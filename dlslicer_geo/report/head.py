@@ -28,7 +28,6 @@ def top(evidence: Evidence, title: str) -> str:
 def lead(evidence: Evidence) -> str:
     """The result in one sentence with its interval and what is cheap to have."""
     metrics = evidence.metrics
-    units = words.several(metrics["n_units"], _unit(metrics)) if metrics.get("n_units") else "a number of places"
     interval = words.between(metrics.get("accuracy_interval"))
     sure = f"95 % interval {interval}" if interval != words.NONE else "an interval cannot be had"
     cities = words.several(metrics.get("n_cities") or len(evidence.report.cities), "city")
@@ -39,7 +38,7 @@ def lead(evidence: Evidence) -> str:
     if metrics.get("chance") is not None:
         cheap.append(f"chance {words.percent(metrics['chance'])}")
     return (
-        f"On {words.several(metrics['n'], 'chip')} of {units} {_seen(evidence)}, it names the right one of "
+        f"On {words.several(metrics['n'], 'chip')} of {_units(metrics)} {_seen(evidence)}, it names the right one of "
         f"{cities} in {words.percent(metrics['accuracy'])} ({sure}){'; ' if cheap else ''}{', '.join(cheap)}."
     )
 
@@ -71,8 +70,14 @@ def _leaks(certificate: Mapping[str, Any]) -> str:
     return f"pairs of chips in two splits share {', '.join(shared)}." if shared else "its splits share something."
 
 
-def _unit(metrics: Mapping[str, Any]) -> str:
-    return str((metrics.get("interval") or {}).get("unit") or "unit")
+def _units(metrics: Mapping[str, Any]) -> str:
+    number, sites = metrics.get("n_units"), metrics.get("n_sites")
+    if not number:
+        return "a number of places"
+    unit = str((metrics.get("interval") or {}).get("unit") or "unit")
+    if unit == "site" and sites and sites != number:
+        return f"{words.several(sites, 'site')}, which make up {words.several(number, 'unit')},"
+    return words.several(number, unit)
 
 
 def _seen(evidence: Evidence) -> str:

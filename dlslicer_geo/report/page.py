@@ -89,7 +89,7 @@ def write_report(
         names=names or {}, leave_city_out=leave_city_out, ablation=ablation,
     )  # fmt: skip
     drawings = _draw(evidence, Path(path).parent / "figures")
-    return files.write_text(path, _page(evidence, drawings, title))
+    return files.write_text(path, compose(evidence, drawings, title))
 
 
 def _draw(evidence: Evidence, folder: Path) -> dict[str, Drawing]:
@@ -152,7 +152,8 @@ def _alt(name: str, evidence: Evidence) -> str:
     return texts[name]
 
 
-def _page(evidence: Evidence, drawings: Mapping[str, Drawing], title: str) -> str:
+def compose(evidence: Evidence, drawings: Mapping[str, Drawing], title: str) -> str:
+    """The page with those of its figures that were drawn."""
     style_sheet = (resources.files(__package__) / "report.css").read_text(encoding="utf-8")
     links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name in _PARTS.items())
     parts = [

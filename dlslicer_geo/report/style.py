@@ -56,10 +56,10 @@ def title(axes: Any, text: str) -> None:
     axes.set_title(text, loc="left", fontsize=LARGE, color=INK, fontweight="bold")
 
 
-def label(text: str) -> str:
+def label(text: str, longest: int = LONGEST) -> str:
     """A text from data as it can be drawn: no formulas, no characters that the font lacks, not too long."""
     drawn = "".join(letter if letter.isprintable() and _has(letter) else "\N{WHITE SQUARE}" for letter in text)
-    short = drawn if len(drawn) <= LONGEST else drawn[: LONGEST - 1] + "…"
+    short = drawn if len(drawn) <= longest else drawn[: longest - 1] + "…"
     return short.replace("$", r"\$")
 
 

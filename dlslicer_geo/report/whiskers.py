@@ -72,7 +72,8 @@ def comparison(evidence: Evidence) -> Figure:
     axes: Any = figure.add_subplot()
     at = 0.0
     for name, dots in groups:
-        axes.text(0, at, name, fontsize=style.TEXT, fontweight="bold", color=style.INK, va="center")
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+        axes.text(0, at, name, fontsize=style.TEXT, fontweight="bold", color=style.INK, va="center", bbox=box)
         places += [at + 1 + step for step in range(len(dots))]
         at += 1.6 + len(dots)
     dots = [dot for _, group in groups for dot in group]
@@ -145,8 +146,9 @@ def _metres(row: Mapping[str, Any]) -> float:
 
 
 def _aside(rows: Sequence[Mapping[str, Any]], number: int) -> float:
-    """Points to the right, so that splits of one distance stand side by side."""
-    return 9.0 * sum(_metres(row) == _metres(rows[number]) for row in rows[:number])
+    """Points to the right, so that splits of about one distance stand side by side."""
+    at = np.arcsinh([_metres(row) / 10 for row in rows[: number + 1]])  # about the scale of the axis
+    return 9.0 * int((np.abs(at[:-1] - at[-1]) < 0.1).sum())
 
 
 def _mark(axes: Any, row: Mapping[str, Any], number: int, aside: float) -> None:
@@ -158,7 +160,7 @@ def _mark(axes: Any, row: Mapping[str, Any], number: int, aside: float) -> None:
     x, y = _metres(row), row["accuracy"]
     if row.get("interval"):
         axes.plot([x, x], row["interval"], color=colour, linewidth=1.8, transform=shift, solid_capstyle="butt")
-    name = f"{number}  {style.label(str(row['name']))}{'' if proven else ' (leaks)'}"
+    name = f"{number}  {style.label(str(row['name']), 28)}{'' if proven else ' (leaks)'}"
     axes.plot(
         [x], [y], marker="o" if proven else "X", color=colour, markersize=7, linestyle="", label=name, transform=shift
     )

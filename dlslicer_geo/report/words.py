@@ -46,7 +46,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def points(value: float | None) -> str:
     """A difference of two shares in percentage points, with its sign."""
-    return NONE if value is None else f"{100 * value:+.1f} points".replace("-", "−")
+    return NONE if value is None else f"{100 * value:+z.1f} points".replace("-", "−")
 
 
 def between(interval: Sequence[float] | None) -> str:
@@ -58,7 +58,7 @@ def between_points(interval: Sequence[float] | None) -> str:
     """An interval of a difference of two shares."""
     if interval is None:
         return NONE
-    return f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}".replace("-", "−")
+    return f"{100 * interval[0]:+z.1f} to {100 * interval[1]:+z.1f}".replace("-", "−")
 
 
 def count(value: float | None) -> str:
@@ -68,7 +68,7 @@ def count(value: float | None) -> str:
 
 def decimal(value: float | None, digits: int = 3) -> str:
     """A number with so many digits after the point."""
-    return NONE if value is None else f"{value:.{digits}f}"
+    return NONE if value is None else f"{value:z.{digits}f}".replace("-", "−")
 
 
 def metres(value: float | None) -> str:

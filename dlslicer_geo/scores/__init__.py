@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from geopandas import GeoDataFrame
 from pandas import DataFrame
-from sklearn.metrics import confusion_matrix
 
 from dlslicer_geo.errors import TableError
 from dlslicer_geo.scores.answers import Answers, answers, sites
 from dlslicer_geo.scores.calibration import calibration, detector_metrics, fit_temperature, unknown
 from dlslicer_geo.scores.caveats import caveats
-from dlslicer_geo.scores.intervals import DRAWS, LEVEL, METHOD
+from dlslicer_geo.scores.intervals import DRAWS, LEVEL, METHOD, Integers
 from dlslicer_geo.scores.places import by_distance, votes
 from dlslicer_geo.scores.rivals import against as compare
 from dlslicer_geo.scores.rivals import baselines
@@ -76,7 +75,7 @@ def score(
     if "split" not in chips.columns:
         raise TableError("the chip table has no column split: split it, so that baselines know what to learn from")
     scored = answers(found, chips, per_city=per_city, seed=seed)
-    confusion = confusion_matrix(scored.truth, scored.predicted, labels=np.arange(len(found.cities))).astype(np.int64)
+    confusion = _confusion(scored)
     metrics = {
         **_about(scored, chips),
         **_overall(scored, unit),
@@ -104,6 +103,12 @@ def confusion_frame(report: Report) -> DataFrame:
     return frame.rename_axis(index="truth", columns="predicted")
 
 
+def _confusion(scored: Answers) -> Integers:
+    # scikit-learn's has a warning for a single city
+    size = len(scored.cities)
+    return np.bincount(scored.truth * size + scored.predicted, minlength=size * size).reshape(size, size)
+
+
 def _about(scored: Answers, chips: GeoDataFrame) -> dict[str, Any]:
     return {
         "split": "+".join(sorted(chips["split"].iloc[scored.row].unique())),
@@ -122,7 +127,7 @@ def _overall(scored: Answers, unit: str) -> dict[str, Any]:
     return {**values, "accuracy_interval": bounds["accuracy"], "intervals": bounds, "interval": how}
 
 
-def _parts(scored: Answers, chips: GeoDataFrame, confusion: Any) -> dict[str, Any]:
+def _parts(scored: Answers, chips: GeoDataFrame, confusion: Integers) -> dict[str, Any]:
     by_site = per_site(scored, chips)
     by_city = per_city(scored, confusion)
     for code, entry in by_city.items():

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
+from scipy.optimize import brentq
+from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from dlslicer_geo.errors import TableError
@@ -29,15 +29,15 @@ def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     """The number that logits are divided by so that confidence is calibrated.
 
     It minimises the negative log-likelihood of the labels (Guo et al. 2017, On Calibration of Modern Neural Networks,
-    ICML), in float64, over the logarithm of the temperature; the same input gives the same number.
+    ICML), in float64, where its derivative is 0; the same input gives the same number.
 
     Args:
         logits: (n, c) before the softmax, of chips the model was not trained on; c at least 2.
         labels: (n,) column of the true city.
 
     Returns:
-        a temperature between 0.05 and 20; above 1 the model was too sure of itself. A bound is returned, and logged,
-        where labels are all right or all wrong, and more extreme is always better.
+        a temperature between 0.05 and 20; above 1 the model was too sure of itself. Where more extreme is always
+        better, as where all labels are right, the chips do not determine it: that is logged, and 1 is returned.
 
     Raises:
         TableError: if there are no chips, fewer than two cities, or logits or labels that cannot be used.
@@ -47,16 +47,19 @@ def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     values = values - values.max(axis=1, keepdims=True)
     own = values[np.arange(len(truth)), truth].mean()
 
-    def loss(log_temperature: float) -> float:
-        scale = np.exp(-log_temperature)
-        return float(logsumexp(values * scale, axis=1).mean() - own * scale)
+    def slope(log_sharpness: float) -> float:
+        """Derivative of the loss by 1 / temperature, which grows with it."""
+        shares = softmax(values * np.exp(log_sharpness), axis=1)
+        return float(np.einsum("ij,ij->", shares, values) / len(values) - own)
 
-    bounds = np.log([COLDEST, HOTTEST])
-    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7})
-    temperature = float(np.exp(best.x))
-    if np.min(np.abs(best.x - bounds)) < 1e-3:
-        logger.warning("the temperature is at the end of its range, %.3g: the chips do not determine it", temperature)
-    return temperature
+    dull, sharp = -np.log([HOTTEST, COLDEST])
+    if slope(dull) >= 0 or slope(sharp) <= 0:
+        logger.warning(
+            "no temperature between %g and %g is the best: the %d chips do not determine it, 1 is kept",
+            COLDEST, HOTTEST, len(truth),
+        )  # fmt: skip
+        return 1.0
+    return float(np.exp(-brentq(slope, dull, sharp, xtol=1e-9)))
 
 
 def detector_metrics(known_scores: NDArray[Any], unknown_scores: NDArray[Any]) -> dict[str, float | int]:
@@ -157,7 +160,7 @@ def _measures(
     measures = {
         "ece": float(_ece(sums.sum(axis=0))[0]),
         # a float32 probability can be 0, its logarithm cannot
-        "nll": float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()),
+        "nll": float(0 - np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()),
         "brier": float((1 - 2 * own + squares).mean()),
         "bins": _bins(edges, *np.split(sums.sum(axis=0), 3)),
     }

@@ -9,14 +9,15 @@ from dlslicer_geo.scores.answers import Answers
 from dlslicer_geo.scores.places import any_approximate
 from dlslicer_geo.types import Predictions
 
-FEW = 5
-"""Units of a city below which its interval says little."""
+FEW, NAMED = 5, 10
+"""Units of a city below which its interval says little, and how many such cities are named."""
 
 
 def caveats(found: Predictions, scored: Answers, chips: GeoDataFrame) -> list[str]:
     """What follows from the data alone; empty where there is nothing to say."""
     said = [_split(scored, chips), _leak(scored, chips), *_units(scored), *_few(scored)]
-    if any_approximate(chips, scored.row):
+    train = np.flatnonzero((chips["split"] == "train").to_numpy(bool))
+    if any_approximate(chips, np.append(train, scored.row)):
         said.append(
             "Positions of some chips say no more than their city: accuracy against distance is left out, and that "
             "splits are apart rests on the images alone."
@@ -73,9 +74,12 @@ def _few(scored: Answers) -> list[str]:
     few = np.flatnonzero((units > 0) & (units < FEW))
     if not len(few) or len(scored.blocks) < 2:
         return []
+    first = few[np.argsort(units[few], kind="stable")][:NAMED]
+    names = ", ".join(f"{scored.cities[at]} {units[at]}" for at in first)
+    more = f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
     said = [
-        f"{len(few)} of {int((units > 0).sum())} cities have fewer than {FEW} units "
-        f"({', '.join(f'{scored.cities[at]} {units[at]}' for at in few)}): their own intervals are very wide."
+        f"{len(few)} of {int((units > 0).sum())} cities have fewer than {FEW} units ({names}{more}): their own "
+        "intervals are very wide."
     ]
     alone = int((units == 1).sum())
     if alone:

@@ -13,7 +13,8 @@ are drawn, within their city, because the cities are given and their units are a
 - Cities of a single unit say nothing about their own variance; they are drawn as one group, which is too wide rather
   than too narrow (collapsed strata: Cochran 1977, Sampling Techniques, section 5A.12).
 
-``tests/test_intervals.py`` simulates the coverage.
+``tests/test_intervals.py`` simulates the coverage: 93 to 97 %. It is lower, about 92 %, for balanced accuracy where a
+city has few units and the larger ones are much easier.
 """
 
 from __future__ import annotations
@@ -44,11 +45,15 @@ FLIPS = 10_000
 """Random sign flips behind a p-value."""
 
 METHOD = (
-    "block bootstrap: whole units are drawn with replacement within their city, one fewer than it has and reweighted "
+    "Block bootstrap: whole units are drawn with replacement within their city, one fewer than it has and reweighted "
     "(Rao and Wu 1988); Student's t with Welch's degrees of freedom times the standard error of the draws, on the "
-    "logit scale for shares"
+    "logit scale for shares; of balanced accuracy over few units of which the larger are much easier, 95 % is about "
+    "92 % in truth"
 )
-"""How the intervals are made, in one sentence for readers of a report."""
+"""How the intervals are made, in one sentence for readers of a report.
+
+Its last clause is the known weak case: 4 to 8 units per city and a correlation of 0.8 between their size and ease.
+"""
 
 _CELLS = 1 << 23
 """Weights held at once."""
@@ -132,11 +137,12 @@ def intervals(
         sums: (units, k) sums per unit; a unit of zeros took no part and is left out.
         stratum: (units,) group within which a unit is drawn.
         seed: seeds the draws.
-        share: the numbers lie between 0 and 1; otherwise they are differences and may have any sign.
+        share: the numbers lie between 0 and 1; otherwise they are differences of such, between -1 and 1.
 
     Returns:
         m pairs of low and high; None for fewer than two units, which say nothing about others. Where all draws agree,
-        a share gets the interval of Clopper and Pearson (1934) with units as trials.
+        a share gets the interval of Clopper and Pearson (1934) with units as trials, and a difference the widest one
+        that the unseen units may make, whose share has that interval.
     """
     there = sums.any(axis=1)
     sums, stratum = sums[there], _without_singles(stratum[there])
@@ -146,7 +152,7 @@ def intervals(
     error = np.std(_draw(statistic, sums, stratum, seed), axis=0)
     quantile = stats.t.ppf((1 + LEVEL) / 2, _degrees(statistic, sums, stratum))
     if not share:
-        return np.stack([value - quantile * error, value + quantile * error], axis=-1).tolist()  # type: ignore[no-any-return]
+        return _of_differences(value, quantile * error, len(sums)).tolist()  # type: ignore[no-any-return]
     flat = (error < 1e-12) | (value <= 0) | (value >= 1)
     inside = np.where(flat, 0.5, value)
     half = quantile * error / (inside * (1 - inside))
@@ -232,6 +238,13 @@ def _degrees(statistic: Statistic, sums: Floats, stratum: Integers) -> Floats:
     below = (variance**2 / (units + 1)[:, None]).sum(axis=0)
     degrees = np.divide(variance.sum(axis=0) ** 2, below, out=np.full(below.shape, 3.0), where=below > 0)
     return np.asarray(np.maximum(degrees - 2, 1), np.float64)
+
+
+def _of_differences(value: Floats, half: Floats, units: int) -> Floats:
+    """(m, 2) intervals that end at -1 and 1; equal units do not promise that all others are equal, too."""
+    other = np.where(half < 1e-12, _clopper_pearson(np.zeros(1), units)[0, 1], 0.0)
+    low, high = value - half - other * (1 + value), value + half + other * (1 - value)
+    return np.clip(np.stack([low, high], axis=-1), -1, 1)
 
 
 def _clopper_pearson(share: Floats, trials: int) -> Floats:

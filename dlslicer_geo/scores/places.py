@@ -50,7 +50,7 @@ def by_distance(found: Answers, chips: GeoDataFrame) -> dict[str, Any] | None:
     edges = np.unique(np.quantile(metres, np.linspace(0, 1, BINS + 1), method="inverted_cdf"))
     number = np.minimum(np.searchsorted(edges, metres, side="right") - 1, max(len(edges) - 2, 0))
     bins = [_bin(found, metres, number == at) for at in np.unique(number)]
-    return {"bins": bins, "note": "great-circle distance between chip centres; chips have an extent of their own"}
+    return {"bins": bins, "note": "Great-circle distance between chip centres; chips have an extent of their own."}
 
 
 def any_approximate(chips: GeoDataFrame, row: Integers) -> bool:

@@ -53,6 +53,7 @@ def webmap(layers: Sequence[Layer], *, title: str = "Which city is this?", progr
         "title": title,
         "approximate": any(layer.approximate for layer in layers),
         "cities": cities,
+        "unknown": _unknown(list(tables.values())),
         "places": places,
         "sections": [
             {"kind": kind, "title": SECTIONS[kind], "notes": _notes(layers, kind, tables), "groups": _listed(groups)}
@@ -76,29 +77,42 @@ def _draw(layer: Layer, tables: dict[Any, gpd.GeoDataFrame], codes: list[str]) -
 
 
 def _cities(layers: Sequence[Layer], tables: list[gpd.GeoDataFrame]) -> list[dict[str, Any]]:
-    """Every city that is named anywhere, in the order of the layers; those predicted have a colour and a count."""
-    found = pd.concat([table[["city", "colour", "truth"]] for table in tables]) if tables else None
+    """Every city that is named anywhere, in the order of the layers; those answered have a colour and a count."""
     codes = [code for layer in layers for code in layer.cities]
-    if found is None:
+    if not tables:
         return [{"code": code, "colour": None, "chips": 0} for code in dict.fromkeys(codes)]
-    codes += sorted(set(found["city"]) | set(found["truth"].dropna()))
-    colours = dict(zip(found["city"], found["colour"], strict=True))
-    counts = found["city"].value_counts()
+    named = pd.concat([table[["city", "truth"]] for table in tables])
+    codes += sorted(set(named["city"]) | set(named["truth"].dropna()))
+    answered = pd.concat([table.loc[~shapes.unknown_chips(table), ["city", "colour"]] for table in tables])
+    colours = dict(zip(answered["city"], answered["colour"], strict=True))
+    counts = answered["city"].value_counts()
     return [
         {"code": code, "colour": colours.get(code), "chips": int(counts.get(code, 0))}
         for code in dict.fromkeys(codes)
     ]
 
 
+def _unknown(tables: list[gpd.GeoDataFrame]) -> dict[str, Any] | None:
+    """Colour and number of the chips whose city the model does not know, None where there are none."""
+    if not tables:
+        return None
+    colours = pd.concat([table.loc[shapes.unknown_chips(table), "colour"] for table in tables])
+    return {"colour": str(colours.iloc[0]), "chips": len(colours)} if len(colours) else None
+
+
 def _places(tables: list[gpd.GeoDataFrame]) -> list[dict[str, Any]]:
-    """Where the chips are: name, bounds, number of chips and how many of those with a known truth are right."""
+    """Where the chips are: name, bounds, numbers of chips, of chips unknown to the model, and of right answers.
+
+    ``right`` counts among the chips with a ``known`` truth; an answer of ``unknown`` is never right.
+    """
     places = []
     for name, table in pd.concat(tables).groupby("place", sort=True) if tables else []:
         west, south, east, north = table.geometry.total_bounds.round(shapes.DIGITS).tolist()
         known = table["truth"].notna()
-        right = int((table["truth"] == table["city"])[known].sum())
+        unknown = shapes.unknown_chips(table)
+        right = int((table["truth"] == table["city"])[known & ~unknown].sum())
         place = {"name": str(name), "bounds": [[south, west], [north, east]], "chips": len(table)}
-        places.append(place | {"known": int(known.sum()), "right": right})
+        places.append(place | {"unknown": int(unknown.sum()), "known": int(known.sum()), "right": right})
     return places
 
 
@@ -112,7 +126,7 @@ def _group_places(sections: dict[str, dict[str, list[Any]]]) -> list[dict[str, A
     places = []
     for name, points in sorted(corners.items()):
         low, high = np.min(points, axis=0).tolist(), np.max(points, axis=0).tolist()
-        places.append({"name": name, "bounds": [low, high], "chips": 0, "known": 0, "right": 0})
+        places.append({"name": name, "bounds": [low, high], "chips": 0, "unknown": 0, "known": 0, "right": 0})
     return places
 
 

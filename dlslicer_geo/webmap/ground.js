@@ -40,7 +40,9 @@ function dlslicerPlaces(map, data, fit) {
   function draw(place, taken) {
     const [dot, name] = [element("i"), element("span", "", place.name)];
     if (colours.get(place.name)) dot.style.background = colours.get(place.name);
-    if (place.known) add(name, element("small", "", Math.round((100 * place.right) / place.known) + " % right"));
+    const shares = [[place.right, place.known, "right"], [place.unknown, place.unknown && place.chips, "unknown"]];
+    const said = shares.filter(([, all]) => all).map(([part, all, what]) => Math.round((100 * part) / all) + " % " + what);
+    if (said.length) add(name, element("small", "", said.join(" · ")));
     const box = add(element("div", "dl-place"), dot, name);
     box.title = place.name;
     const icon = L.divIcon({ className: "", html: box, iconSize: [0, 0] });

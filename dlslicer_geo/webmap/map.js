@@ -4,12 +4,14 @@ function dlslicerMap(map, data) {
   const { element, add, narrow } = dlslicerTools;
   const depth = { image: 300, city: 320, confidence: 325, saliency: 340, scenes: 400, chips: 450 };
   const fallback = "#7a828a";
+  const edge = "#4a4f55"; // around what is unknown, and across it
   const switches = {}; // kind → [{name, layer, box}]
   let scaleText = null;
   let chipLayers = [];
   let picked = null;
 
   const colour = (city) => (data.cities[city] && data.cities[city].colour) || fallback;
+  const hatch = data.unknown ? hatching(data.unknown.colour) : null;
   const code = (city) => (data.cities[city] ? data.cities[city].code : "unknown");
   const shown = (share) => (share > 0 && share < 0.005 ? "< 1" : Math.round(100 * share)) + "\u00a0%";
   const number = (value) => Number(value.toPrecision(3)).toString();
@@ -37,15 +39,33 @@ function dlslicerMap(map, data) {
     return points.map((p) => [lat + (p[0] - lat) * inner, lon + (p[1] - lon) * inner]);
   }
 
+  // a pattern that a canvas fills with: what is unknown must not differ from a city by its grey alone
+  function hatching(grey) {
+    const tile = element("canvas");
+    tile.width = tile.height = 8;
+    const pen = tile.getContext("2d");
+    pen.fillStyle = grey;
+    pen.fillRect(0, 0, 8, 8);
+    pen.strokeStyle = edge;
+    [-8, 0, 8].forEach((x) => { pen.moveTo(x - 1, 9); pen.lineTo(x + 9, -1); });
+    pen.stroke();
+    return pen.createPattern(tile, "repeat");
+  }
+
+  function verdict(chip) {
+    if (chip.truth < 0) return element("span", "", "true city not known");
+    if (chip.unknown) return element("span", "", "not answered: it is " + code(chip.truth));
+    const right = chip.truth === chip.city;
+    return element("span", right ? "right" : "wrong", right ? "right" : "wrong: it is " + code(chip.truth));
+  }
+
   function chipPopup(chip) {
     const box = element("div", "dl-popup");
-    add(box, element("h3", "", code(chip.city)));
-    const line = element("p");
-    if (chip.truth >= 0) {
-      const right = chip.truth === chip.city;
-      add(line, element("span", right ? "right" : "wrong", right ? "right" : "wrong: it is " + code(chip.truth)));
-    } else add(line, element("span", "", "true city unknown"));
-    add(line, document.createTextNode(" · confidence " + shown(chip.confidence) + " · " + chip.split));
+    const nearest = "unknown (nearest: " + code(chip.city) + " " + chip.confidence.toFixed(2) + ")";
+    add(box, element("h3", "", chip.unknown ? nearest : code(chip.city)));
+    const line = add(element("p"), verdict(chip));
+    const sure = chip.unknown ? "" : " · confidence " + shown(chip.confidence);
+    add(line, document.createTextNode(sure + " · " + chip.split));
     const bars = element("ol", "dl-bars");
     chip.top.forEach(([city, share]) => {
       const bar = element("i");
@@ -76,7 +96,8 @@ function dlslicerMap(map, data) {
     columns.id.forEach((id, i) => {
       const chip = {};
       Object.keys(columns).forEach((name) => { chip[name] = columns[name][i]; });
-      const polygon = L.polygon(middle(chip.ring, chip.inner), { renderer, pane: "dl-chips", color: colour(chip.city) });
+      const paint = chip.unknown ? { color: edge, fillColor: hatch, dashArray: "3 3" } : { color: colour(chip.city) };
+      const polygon = L.polygon(middle(chip.ring, chip.inner), { renderer, pane: "dl-chips", ...paint });
       polygon.on("click", (event) => open(chip, event.latlng));
       chipLayers.push(polygon);
       layer.addLayer(polygon);
@@ -186,7 +207,15 @@ function dlslicerMap(map, data) {
       name.title = city.code;
       add(list, add(element("li"), mark, name, element("small", "", String(city.chips))));
     });
+    if (data.unknown) add(list, unknownSwatch());
     return list;
+  }
+
+  function unknownSwatch() {
+    const mark = element("i");
+    mark.style.background = `repeating-linear-gradient(135deg, ${edge} 0 1px, ${data.unknown.colour} 1px 4px)`;
+    const name = element("span", "", "unknown to the model");
+    return add(element("li", "dl-unknown"), mark, name, element("small", "", String(data.unknown.chips)));
   }
 
   function scaleBar(title, ramp, numbers) {
@@ -216,7 +245,7 @@ function dlslicerMap(map, data) {
 
   function legend(kinds) {
     const section = add(element("section"), element("h2", "", "Legend"));
-    if (data.cities.some((city) => city.chips > 0)) add(section, swatches());
+    if (data.unknown || data.cities.some((city) => city.chips > 0)) add(section, swatches());
     if (kinds.includes("saliency")) {
       scaleText = scaleBar("", data.ramps.saliency, ["", "0", ""]);
       add(section, scaleText.box);
@@ -237,6 +266,7 @@ function dlslicerMap(map, data) {
     const parts = [many(data.places.length, "place", "places")];
     if (sum("chips")) parts.push(many(sum("chips"), "chip", "chips"));
     if (sum("known")) parts.push(Math.round((100 * sum("right")) / sum("known")) + " % right");
+    if (sum("unknown")) parts.push(shown(sum("unknown") / sum("chips")) + " unknown to the model");
     return parts.join(" · ");
   }
 

@@ -12,7 +12,7 @@ import shapely
 from numpy.typing import NDArray
 
 from dlslicer_geo.errors import LayerError
-from dlslicer_geo.types import APPROXIMATE, Layer
+from dlslicer_geo.types import APPROXIMATE, UNKNOWN, Layer
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ def read_chips(layer: Layer) -> gpd.GeoDataFrame:
     The place is the true city where it is known, else the site: where the chip is, not what the model says.
 
     Returns:
-        the table; ``attrs["note"]`` says how many chips are drawn when it is not all.
+        the table, whose ``answer`` is the city where an older file has no such column; ``attrs["note"]`` says how
+        many chips are drawn when it is not all.
 
     Raises:
         LayerError: if the file cannot be read or lacks a column.
@@ -46,6 +47,8 @@ def read_chips(layer: Layer) -> gpd.GeoDataFrame:
     needed = ["chip_id", "scene_id", "site", "split", "truth", "city", "confidence", "colour"]
     if missing := [name for name in needed if name not in table.columns]:
         raise LayerError(f"{layer.path} has no column {', '.join(missing)}: write the predictions again")
+    if "answer" not in table:
+        table["answer"] = table["city"]
     every = max(1, -(-len(table) // MOST_CHIPS))
     truth = table["truth"].where(table["truth"].notna(), None)
     table["truth"], table["place"] = truth, truth.fillna(table["site"]).fillna(table["scene_id"]).astype(str)
@@ -64,9 +67,10 @@ def chip_columns(table: gpd.GeoDataFrame, cities: list[str]) -> dict[str, list[A
         cities: the codes that ``city``, ``truth`` (-1 when unknown) and ``top`` count in.
 
     Returns:
-        ``id scene date split truth city confidence ring vague inner top``: ``vague`` is 1 where the position is
-        approximate, ``ring`` has latitude and longitude of the four
-        corners, ``inner`` the part of the chip's edge that one stride takes, ``top`` pairs of city and share.
+        ``id scene date split truth city unknown confidence ring vague inner top``: ``unknown`` is 1 where the model
+        does not know the city and ``city`` is but the nearest, ``vague`` is 1 where the position is approximate,
+        ``ring`` has latitude and longitude of the four corners, ``inner`` the part of the chip's edge that one stride
+        takes, ``top`` pairs of city and share.
     """
     index = pd.Index(cities)
     stride = table["stride"] / table["width"] if "stride" in table else pd.Series(1.0, table.index)
@@ -78,12 +82,18 @@ def chip_columns(table: gpd.GeoDataFrame, cities: list[str]) -> dict[str, list[A
         "split": table["split"].tolist(),
         "truth": index.get_indexer(pd.Index(table["truth"])).tolist(),
         "city": index.get_indexer(pd.Index(table["city"])).tolist(),
+        "unknown": unknown_chips(table).astype(int).tolist(),
         "confidence": table["confidence"].astype(float).round(4).tolist(),
         "ring": _corners(table.geometry.to_numpy()).tolist(),
         "vague": table["approximate"].astype(int).tolist() if "approximate" in table else [0] * len(table),
         "inner": np.clip(stride, 0, 1).round(4).tolist(),
         "top": _top(table, index),
     }
+
+
+def unknown_chips(table: pd.DataFrame) -> pd.Series[bool]:
+    """Whether the model answered ``unknown``; a city of that name is an answer like any other."""
+    return (table["answer"] == UNKNOWN) & (table["city"] != UNKNOWN)
 
 
 def scene_rings(layer: Layer) -> dict[str, list[Any]]:
