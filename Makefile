@@ -29,6 +29,7 @@ check: lint
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench_prepare.py --out benchmarks/results.md
+	$(BIN)/python benchmarks/bench_verify.py --out benchmarks/verify.md
 
 # uv is bootstrapped with pip, into its own environment, when it is missing
 $(READY): requirements.lock pyproject.toml

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 _DOORS = {
-    "scan": "scenes", "cut": "chips", "split": "splits", "verify": "splits", "ChipDataModule": "data",
+    "scan": "scenes", "cut": "chips", "split": "splits", "verify": "splits", "measure": "splits",
+    "violations": "splits", "regions": "splits", "verify_run": "pipeline.checks", "ablate": "pipeline.studies",
+    "leave_city_out": "pipeline.studies", "probe": "probes", "write_report": "report",
+    "ChipDataModule": "data",
     "ChipDataset": "data", "ChipSampler": "data", "SceneDataset": "data", "CityClassifier": "model",
     "load": "model", "fit": "pipeline", "apply": "pipeline", "run": "pipeline", "import_checkpoint": "pipeline",
     "download": "download", "predict": "predict", "read_predictions": "predict", "score": "scores",
@@ -41,14 +44,22 @@ if TYPE_CHECKING:
     from dlslicer_geo.pipeline import fit as fit
     from dlslicer_geo.pipeline import import_checkpoint as import_checkpoint
     from dlslicer_geo.pipeline import run as run
+    from dlslicer_geo.pipeline.checks import verify_run as verify_run
+    from dlslicer_geo.pipeline.studies import ablate as ablate
+    from dlslicer_geo.pipeline.studies import leave_city_out as leave_city_out
     from dlslicer_geo.predict import predict as predict
     from dlslicer_geo.predict import read_predictions as read_predictions
+    from dlslicer_geo.probes import probe as probe
     from dlslicer_geo.relevance import explain as explain
+    from dlslicer_geo.report import write_report as write_report
     from dlslicer_geo.scenes import scan as scan
     from dlslicer_geo.scores import score as score
     from dlslicer_geo.similarity import similar as similar
+    from dlslicer_geo.splits import measure as measure
+    from dlslicer_geo.splits import regions as regions
     from dlslicer_geo.splits import split as split
     from dlslicer_geo.splits import verify as verify
+    from dlslicer_geo.splits import violations as violations
     from dlslicer_geo.types import Channels as Channels
     from dlslicer_geo.types import ChipGrid as ChipGrid
     from dlslicer_geo.types import Layer as Layer

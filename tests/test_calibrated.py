@@ -114,10 +114,11 @@ def test_chips_of_noise_and_of_nothing_are_unknown_and_those_of_known_cities_are
     model = load(run.checkpoint)
     noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (24, 3, 64, 64), dtype=np.uint8))
     strange = torch.cat([noise, torch.zeros(8, 3, 64, 64, dtype=torch.uint8)])
-    chips = [
+    chips: Any = [
         {"image": image, "label": torch.tensor(-1), "chip_id": torch.tensor(at)} for at, image in enumerate(strange)
     ]
     (said,) = model.infer(DataLoader(chips, batch_size=32))
+    assert model.threshold is not None
     assert bool((said["knn"] > model.threshold).all())
     assert dl.read_predictions(run.folder / "predictions").unknown.mean() < 0.5
 

@@ -194,7 +194,7 @@ def test_polygons_of_a_file_are_taken_wherever_a_chip_lies_wholly_inside(
         ("bytes.csv", b"site,split\n\xff\xfe\x00,train\n", "cannot be read as a table"),
         ("typed.csv", b"site,spilt\n0,train\n", "has the columns site, spilt and no column split"),
         ("wrong.csv", b"site,split\n0,tset\n", "row 0 of the given splits says 'tset'"),
-        ("both.csv", b"site,split\n0,train\n", "names site 0, which 2 cities have: add a column city"),
+        ("both.csv", b"site,split\n0,train\n", "name site 0, which 2 cities have: add a column city"),
         ("lost.csv", b"site,split\n0,train\n77,test\n", "names site 77, of which there is no scene"),
         ("nothing.csv", b"split\ntrain\n", "name scenes by scene_id"),
         ("twice.csv", b"site,split\n0,train\n0,test\n", "put 0 in two splits"),

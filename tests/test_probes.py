@@ -43,7 +43,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ChipDataModule:
 @pytest.fixture(scope="module")
 def model(data: ChipDataModule) -> CityClassifier:
     torch.manual_seed(0)
-    return CityClassifier("test_resnet", cities=data.cities, input_size=64).eval()
+    made = CityClassifier("test_resnet", cities=data.cities, input_size=64)
+    made.eval()
+    return made
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -59,7 +61,9 @@ def test_every_change_keeps_shape_and_type_and_gives_the_same_twice(name: str, p
 @pytest.mark.parametrize("name", sorted(set(CHANGES) - {"grey"}))
 def test_a_chip_of_one_colour_has_nothing_else_to_lose(name: str) -> None:
     plain = torch.tensor([200, 90, 30], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, EDGE, EDGE).contiguous()
-    assert (CHANGES[name](plain).int() - plain.int()).abs().max() <= (10 if "jpeg" in name else 0)  # a coarse step of brightness
+    assert (CHANGES[name](plain).int() - plain.int()).abs().max() <= (
+        10 if "jpeg" in name else 0
+    )  # a coarse step of brightness
 
 
 def test_colour_only_keeps_every_pixel_and_where_none_of_them_was(photo: Tensor) -> None:

@@ -110,9 +110,7 @@ def test_leaving_cities_out_gives_a_row_for_each_with_areas_and_false_alarms(lef
     assert math.isfinite(study["fpr95"])
 
 
-def test_two_cities_are_too_few_to_leave_one_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_cities_are_too_few_to_leave_one_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     experiment = towns.build(tmp_path, towns=("almaty", "bishop"))
     assert main(["leave-city-out", str(experiment), "--out", str(tmp_path / "run")]) == 2
     assert "there are 2 cities: at least 3 are needed" in capsys.readouterr().err

@@ -28,12 +28,12 @@ def last_screen(done: Run, seconds: float) -> str:
         ("report", "report.html", "everything that was measured, on one page"),
         ("scenes", "scenes.html", "what was found, and what to look at"),
         ("map", "map.html", "open it in a browser"),
+        ("report", "report.html", "every figure, how sure it is, and what it does not say"),
         ("GeoPackage", "gis/predictions.gpkg", "drag it into QGIS"),
         ("city rasters", "gis/city", "Cloud Optimized GeoTIFF"),
         ("saliency", "gis/saliency", "Cloud Optimized GeoTIFF"),
         ("gallery", "figures/gallery.png", "chip, heat map, masked chip"),
-        ("confusion", "figures/confusion.png", "true city against predicted city"),
-        ("certificate", "split_certificate.json", _proven(done.folder / "split_certificate.json")),
+        ("certificate", "split_certificate.json", _proven(done.folder)),
         ("model", "model.ckpt", f"{PROG} apply {done.folder} IMAGE.tif --out DIR"),
     ]
     there = [(what, done.folder / name, how) for what, name, how in shown if (done.folder / name).exists()]
@@ -42,14 +42,15 @@ def last_screen(done: Run, seconds: float) -> str:
     return "\n".join([*lines, "", f"{', '.join(done.worked) or 'nothing'} in {seconds:.0f} s"])
 
 
-def _proven(path: Path) -> str:
+def _proven(folder: Path) -> str:
     from dlslicer_geo.files import read_json
 
-    certificate = read_json(path) if path.exists() else {}
-    if not certificate.get("proven", True):
-        return "the splits LEAK: no score says what the model can do elsewhere"
-    vague = certificate.get("approximate_chips", 0)
-    return "proof for the pixels; positions are approximate" if vague else "proof that the splits share no ground"
+    path = folder / "split_certificate.json"
+    stated = read_json(path) if path.exists() else {}
+    if not stated.get("proven", True):
+        return "THE SPLITS LEAK: see what they share"
+    vague = " (by their pixels: positions are approximate)" if stated.get("approximate_chips") else ""
+    return f"no two splits share ground{vague}: {PROG} verify {folder}"
 
 
 def _scores(folder: Path) -> list[str]:
@@ -64,8 +65,23 @@ def _scores(folder: Path) -> list[str]:
         f"{metrics['n']} chips, chance {metrics['chance']:.3f})"
     ]
     for name, values in metrics["baselines"].items():
-        lines.append(f"  {name.replace('_', ' '):<15}{values['accuracy']:.3f}")
+        if values is not None:
+            lines.append(f"  {name.replace('_', ' '):<15}{values['accuracy']:.3f}")
+    if metrics["unknown"] is not None:
+        lines.append(
+            f"  called unknown {1 - metrics['unknown']['known_kept']:.3f}   of these chips, all of known cities"
+        )
+    if metrics["against"] is not None:
+        lines.append(_against(metrics["against"]))
     return [*lines, ""]
+
+
+def _against(found: dict[str, Any]) -> str:
+    low, high = found["interval"] or (float("nan"), float("nan"))
+    return (
+        f"  against {found['name']}: {found['difference']:+.3f}   (95 % interval {low:+.3f} to {high:+.3f}, "
+        f"p {found['p']:.3f}, {found['n']} chips of both)"
+    )
 
 
 class Bars:
