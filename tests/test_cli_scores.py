@@ -43,8 +43,8 @@ def station(verb: str, run: Path, *words: str) -> int:
 def test_a_random_split_trains_with_a_warning_and_every_output_calls_it_a_leak(done: Path) -> None:
     assert "split.kind random leaks" in (done.parent / "logged.txt").read_text()
     shown = (done.parent / "shown.txt").read_text()
-    assert "the splits LEAK" in shown
-    assert "proof" not in shown
+    assert "THE SPLITS LEAK" in shown
+    assert "share ground" not in shown
     assert read_json(done / "split_certificate.json")["proven"] is False
     page = (done / "report.html").read_text()
     assert "This split leaks:" in page

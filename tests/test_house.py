@@ -70,6 +70,25 @@ def test_stations_without_a_network_never_load_torch(room: str) -> None:
     assert "torch" not in loaded_by(f"import dlslicer_geo.{room}")
 
 
+HALL = {"errors", "types", "files", "pixels"}
+CORRIDOR = {"pipeline", "cli", "config", "doctor", "download", "hub", "__init__"}
+
+
+def test_rooms_import_only_the_hall() -> None:
+    rooms = {path.stem for path in PACKAGE.iterdir()} - HALL - CORRIDOR
+    assert {"scenes", "splits", "scores", "model", "probes", "report"} <= rooms
+    doors = [
+        f"{path.relative_to(PACKAGE)} opens {name}"
+        for path in PACKAGE.rglob("*.py")
+        if (room := path.relative_to(PACKAGE).parts[0].removesuffix(".py")) in rooms
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dlslicer_geo")
+        for name in (node.module or "").split(".")[1:2] or [alias.name for alias in node.names]
+        if name in rooms - {room}
+    ]
+    assert not doors
+
+
 def test_files_are_short_and_say_first_what_goes_in_and_out() -> None:
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()

@@ -138,19 +138,18 @@ def test_the_frozen_baseline_is_scored_on_the_same_chips_and_the_gain_is_paired(
 
 
 def test_chips_of_a_scene_outvote_their_wrong_ones_by_how_sure_they_are() -> None:
-    """By hand: a majority would be wrong in scene s0, and a mean of probabilities in scene s1."""
+    """By hand: a majority would be wrong in both scenes, and a mean of probabilities in s1."""
     chips = table(["ALA"] * 6, per_site=3).assign(site="S", unit=[0, 0, 0, 1, 1, 1])
-    sure = np.array([[0.9, 0.1], [0.45, 0.55], [0.45, 0.55], [0.5, 0.5], [0.001, 0.999], [0.9, 0.1]])
-    # s0: two of three say BOM, mean log odds (2.2 - 0.2 - 0.2) / 3 > 0; s1: (0 - 6.9 + 2.2) / 3 < 0
+    # log odds of ALA: s0 2.2 - 0.2 - 0.2 > 0; s1 13.8 - 1.4 - 1.4 > 0, but 0.999999 + 0.2 + 0.2 < 3 / 2
+    ala = np.array([0.9, 0.45, 0.45, 0.999999, 0.2, 0.2])
     found = Predictions(
         cities=("ALA", "BOM"), chip_id=np.arange(6), scene_id=tuple(chips["scene_id"]), truth=("ALA",) * 6,
-        probabilities=sure.astype(np.float32),
+        probabilities=np.stack([ala, 1 - ala], axis=1).astype(np.float32),
     )  # fmt: skip
     metrics = score(found, chips).metrics
-    assert metrics["votes"]["scene"]["n"] == 2
-    assert metrics["votes"]["scene"]["accuracy"] == 0.5
-    # of all six chips the log odds are (1.8 - 4.7) / 6 < 0
-    assert metrics["votes"]["site"] == {"n": 1, "accuracy": 0.0, "interval": None}
+    assert metrics["accuracy"] == pytest.approx(1 / 3)
+    assert (metrics["votes"]["scene"]["n"], metrics["votes"]["scene"]["accuracy"]) == (2, 1)
+    assert metrics["votes"]["site"] == {"n": 1, "accuracy": 1.0, "interval": None}
 
 
 def test_votes_beat_chips_and_a_certain_zero_does_not_break_them() -> None:

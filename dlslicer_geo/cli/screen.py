@@ -25,7 +25,6 @@ def last_screen(done: Run, seconds: float) -> str:
     if "score" in done.obeyed:
         lines += _scores(done.folder)
     shown = [
-        ("report", "report.html", "everything that was measured, on one page"),
         ("scenes", "scenes.html", "what was found, and what to look at"),
         ("map", "map.html", "open it in a browser"),
         ("report", "report.html", "every figure, how sure it is, and what it does not say"),

@@ -81,6 +81,7 @@ def split(run: Run) -> Done:
     given = read_given(rule.given) if rule.given else None
     table, certificate = splits.split(run.chips("cut.parquet"), rule, scenes=run.scenes(), given=given)
     table.attrs = {}
+    certificate["rule"]["given"] = run.plain_config["split"]["given"]  # a path that can be moved with the run
     files = [
         write_table(table, run.folder / "chips.parquet", run.provenance),
         write_json(run.folder / "split_certificate.json", certificate | {"provenance": run.provenance}),

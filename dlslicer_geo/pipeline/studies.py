@@ -248,7 +248,7 @@ def _summary(table: DataFrame, base: Run) -> dict[str, Any]:
             row["city"]: nested(row) | {"n": int(row["n"]), "refused": row["refused"]}
             for row in table.to_dict("records")
         },
-        "mean": nested(numbers),
+        "mean": nested(numbers) | {"refused": float(numbers["refused"])},
         "provenance": base.provenance,
     }
 
