@@ -71,11 +71,7 @@ def fit(
     model.forget()
     seed_everything(seed, workers=True, verbose=False)
     best = ModelCheckpoint(folder, filename="best", monitor="val_loss", save_last=True, enable_version_counter=False)
-    callbacks: list[Callback] = [best, _EpochLog(), _Steps(progress)]
-    if early_stopping is not None:
-        callbacks.append(EarlyStopping("val_loss", patience=early_stopping))
-    if ema:
-        callbacks.append(EMAWeightAveraging(decay=ema))
+    callbacks = [best, _EpochLog(), _Steps(progress), *_wanted(early_stopping, ema)]
     own = [CSVLogger(folder, name="csv", version=""), TensorBoardLogger(folder, name="tensorboard", version="")]
     with lightning_quiet():
         trainer = Trainer(
@@ -99,6 +95,13 @@ def fit(
         torch.save(kept | {"state_dict": model.state_dict()}, temporary)
     model.eval()
     return model
+
+
+def _wanted(early_stopping: int | None, ema: float) -> Iterator[Callback]:
+    if early_stopping is not None:
+        yield EarlyStopping("val_loss", patience=early_stopping)
+    if ema:
+        yield EMAWeightAveraging(decay=ema)
 
 
 class _Steps(Callback):
