@@ -64,7 +64,7 @@ def ablate(config: Config, out: str | Path, *, gaps: Sequence[float] = GAPS, pro
         rows.append(_ablation_row(name, leg, read_json(run.folder / "metrics.json")))
         logger.info("%s: accuracy %.3f", name, rows[-1]["accuracy"])
     sizes = {row["n_train"] for row in rows}
-    note = f"Every leg trains on {max(sizes)} chips, with the same recipe and seed; the test chips differ."
+    note = f"Every leg trains on {max(sizes)} chips: {_recipe(config)}; the test chips differ."
     study = {"rows": rows, "note": note, "seed": config.seed, "provenance": base.provenance}
     write_json(base.folder / "ablation.json", study)
     table = _table(rows)
@@ -242,6 +242,7 @@ def _summary(table: DataFrame, base: Run) -> dict[str, Any]:
     numbers = table.drop(columns=["city", "detector"]).mean()
     return {
         "detector": detector,
+        "note": f"Trained without the city: {_recipe(base.config)}.",
         "auroc": float(numbers[f"auroc_{detector}"]),
         "fpr95": float(numbers[f"fpr95_{detector}"]),
         "per_city": {
@@ -251,6 +252,12 @@ def _summary(table: DataFrame, base: Run) -> dict[str, Any]:
         "mean": nested(numbers) | {"refused": float(numbers["refused"])},
         "provenance": base.provenance,
     }
+
+
+def _recipe(config: Config) -> str:
+    """How the legs are trained, in words."""
+    model, fit = config.model, config.fit
+    return f"{model.name} at {model.input_size} px, {fit.max_epochs} epochs, seed {config.seed}"
 
 
 def _table(rows: list[dict[str, Any]]) -> DataFrame:

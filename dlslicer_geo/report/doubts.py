@@ -189,6 +189,7 @@ def _left_out(evidence: Evidence) -> str:
         html.heading("Cities that were left out")
         + html.paragraph(text)
         + html.table("Leave one city out", head, rows)
+        + (html.paragraph(str(known["note"]), kind="note") if known.get("note") else "")
     )
 
 
