@@ -22,7 +22,8 @@ from rio_cogeo.cogeo import cog_validate
 from servers import Server
 
 from dlslicer_geo import pipeline
-from dlslicer_geo.cli import _name_of, main
+from dlslicer_geo.cli import main
+from dlslicer_geo.cli.parser import name_of
 from dlslicer_geo.config import of_images
 from dlslicer_geo.files import read_json, read_table
 from dlslicer_geo.pipeline.runs import Run
@@ -284,8 +285,8 @@ def test_secrets_of_addresses_and_loggers_are_not_written(tmp_path: Path) -> Non
     config = of_images("https://me:PASS@h/a.tif?sig=SIGN", ["--fit.loggers", json.dumps([logger])])
     run = Run(config=config, folder=tmp_path)
     assert not {word for word in ("PASS", "SIGN", "KEY1") if word in json.dumps([run.plain_config, run.provenance])}
-    assert _name_of("https://h/x.tif?token=SECRET") == "x"
-    assert _name_of("https://h/search?token=SECRET") == "search"
+    assert name_of("https://h/x.tif?token=SECRET") == "x"
+    assert name_of("https://h/search?token=SECRET") == "search"
 
 
 def test_apply_takes_every_key_of_the_data(tmp_path: Path) -> None:
