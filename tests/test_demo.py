@@ -55,6 +55,20 @@ def test_no_ground_is_shared_and_every_year_of_a_place_is_in_one_split(demo: Pat
     assert used.groupby(["city", "site"])["split"].nunique().max() == 1
 
 
+def test_the_certificate_is_true_by_the_tables_alone(demo: Path) -> None:
+    done = subprocess.run([*COMMAND, "verify", str(demo)], check=True, capture_output=True, text=True)
+    assert "the certificate is true" in done.stdout
+
+
+def test_most_of_banepa_is_unknown_and_most_of_the_test_chips_are_not(demo: Path) -> None:
+    known = read_json(demo / "metrics.json")["unknown"]["known_kept"]
+    table = gpd.read_file(demo / "banepa" / "gis" / "predictions.gpkg", layer="predictions")
+    strange = float((table["answer"] == "unknown").mean())
+    print(f"known chips kept {known:.3f}, Banepa called unknown {strange:.3f}")
+    assert known > 0.85
+    assert strange > 0.4
+
+
 def test_every_raster_is_a_valid_cog(demo: Path) -> None:
     rasters = sorted(demo.rglob("*.tif"))
     assert len(rasters) > 60
@@ -87,7 +101,7 @@ def test_the_same_run_twice_does_no_work(demo: Path) -> None:
     again = [*COMMAND, "run", "experiments/demo/config.yaml", "--out", str(demo)]
     done = subprocess.run(again, cwd=ROOT, check=True, capture_output=True, text=True)
     assert "Nothing to do" in done.stdout
-    assert done.stderr.count("up to date, nothing to do") == 9
+    assert done.stderr.count("up to date, nothing to do") == 10
 
 
 def test_the_front_of_the_public_api_runs(tmp_path: Path) -> None:
@@ -96,5 +110,5 @@ def test_the_front_of_the_public_api_runs(tmp_path: Path) -> None:
     front = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(front)
     report = front.main(str(ROOT / "data" / "naip_cities"), tmp_path, epochs=1)
-    assert report.metrics["n"] == 245
+    assert report.metrics["n"] == 253
     assert (tmp_path / "map.html").exists()
