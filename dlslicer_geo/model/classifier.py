@@ -28,10 +28,6 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation for networks whose own are not published."""
 
 
-DEPTHS = 3
-"""Stages before the pooled features that count for how near a chip is to those the model was trained on."""
-
-
 class CityClassifier(ClassificationTask):
     """Which city a chip comes from: a TorchGeo classification task over any timm network.
 
@@ -117,7 +113,7 @@ class CityClassifier(ClassificationTask):
         device = self.mean.device
         self.temperature = torch.ones((), device=device)
         self.thresholds = torch.full((len(DETECTORS),), torch.inf, device=device)
-        self.bank = torch.zeros(0, 0, dtype=torch.half, device=device)
+        self.bank = torch.zeros(0, 0, device=device)
         self.hparams["detector"] = ""
 
     def configure_losses(self) -> None:
@@ -170,19 +166,18 @@ class CityClassifier(ClassificationTask):
         features = self.model.forward_features(self.prepare(images))
         return self.model.forward_head(features, pre_logits=True)  # type: ignore[no-any-return]
 
-    def look(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Pooled features (B, D) of chips (B, 3, H, W), and what the last three stages found before them.
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`embed` finds in chips (B, 3, H, W), and what the stage before the last does.
 
         Returns:
-            what :meth:`embed` returns; features (B, D_i) of each depth, shallow to deep, the pooled ones last. A
-            network that does not show its stages has one depth.
+            pooled features (B, D); mean features (B, D') of that stage (``layer3`` of a ResNet), which are the pooled
+            ones again for a network that does not show its stages.
         """
         if not hasattr(self.model, "forward_intermediates"):
             pooled = self.embed(images)
-            return pooled, [pooled]
-        last, stages = self.model.forward_intermediates(self.prepare(images), indices=DEPTHS)
-        pooled = self.model.forward_head(last, pre_logits=True)
-        return pooled, [*(stage.mean(dim=(2, 3)) for stage in stages), pooled]
+            return pooled, pooled
+        last, stages = self.model.forward_intermediates(self.prepare(images), indices=2)
+        return self.model.forward_head(last, pre_logits=True), stages[0].mean(dim=(2, 3))
 
     def forward(self, chips: Tensor) -> Tensor:
         """Logits (B, cities) of chips (B, 3, H, W) 0 to 255, or of their pooled features (B, D)."""
@@ -193,14 +188,14 @@ class CityClassifier(ClassificationTask):
 
         With them ``chip_id`` and ``label``, int64 (B,).
         """
-        embedding, depths = self.look(batch["image"])
+        embedding, middle = self.look(batch["image"])
         logits = self.head(embedding).float()
         return {
             "chip_id": batch["chip_id"],
             "label": batch["label"],
             "probabilities": (logits / self.temperature).softmax(dim=1),
             "embedding": embedding.float(),
-            **unknown_scores(logits, depths, self.bank),
+            **unknown_scores(logits, middle, self.bank),
         }
 
     def infer(self, loader: Any) -> Iterator[dict[str, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,42 +22,36 @@ DETECTOR = "knn"
 NEIGHBOUR = 5
 """The nearest training chip whose distance counts, from 1."""
 
-NEAREST = 1e-4
-"""Cosine distances below this are all the same: a bank is kept in half precision."""
-
 PER_CITY = 200
 """Training chips of each city that a model remembers at most."""
 
 
-def unknown_scores(logits: Tensor, depths: Sequence[Tensor], bank: Tensor) -> dict[str, Tensor]:
+def unknown_scores(logits: Tensor, features: Tensor, bank: Tensor) -> dict[str, Tensor]:
     """How little is known about chips, per detector.
 
-    One depth alone misses much: the last features of a trained network hold what tells its cities apart and little
-    else, so that a sensor it never saw looks familiar there. The distances at all depths are therefore taken
-    together, as the mean of their logarithms, in which no depth outweighs another by its scale.
+    ``knn`` looks at the stage before the last. The last features of a trained network hold what tells its cities
+    apart and little else, so that a place or a sensor it never saw can look familiar there.
 
     Args:
         logits: (B, cities) before any temperature.
-        depths: (B, D_i) features, shallow to deep.
-        bank: (m, Σ D_i) features of training chips, each depth scaled to length 1; (0, 0) for a model without.
+        features: (B, D) mean features of the stage before the last.
+        bank: (m, D) the same of training chips, each of length 1; (0, 0) for a model that remembers none.
 
     Returns:
         (B,) float32 each: ``softmax`` is 1 - the largest probability, ``energy`` is -log Σ exp(logit), ``knn`` the
-        mean over the depths of the logarithm of the cosine distance to the ``NEIGHBOUR``-th nearest chip of the bank,
-        0 without a bank.
+        cosine distance (0 to 2) to the ``NEIGHBOUR``-th nearest chip of the bank, 0 without a bank.
     """
     logits = logits.float()
     found = {"softmax": 1 - logits.softmax(dim=1).amax(dim=1), "energy": -logits.logsumexp(dim=1)}
     if not len(bank):
         return found | {"knn": torch.zeros_like(found["energy"])}
-    known = torch.split(bank.float(), [depth.shape[1] for depth in depths], dim=1)
-    far = torch.stack([_distance(depth, one) for depth, one in zip(depths, known, strict=True)])
-    return found | {"knn": (far + NEAREST).log().mean(dim=0)}
+    cosine = unit(features) @ bank.float().T
+    return found | {"knn": 1 - cosine.topk(min(NEIGHBOUR, len(bank)), dim=1).values[:, -1]}
 
 
-def units(depths: Sequence[Tensor]) -> Tensor:
-    """Features (B, D_i) of every depth, each scaled to length 1, side by side: float32 (B, Σ D_i)."""
-    return torch.cat([functional.normalize(depth.float(), dim=1) for depth in depths], dim=1)
+def unit(features: Tensor) -> Tensor:
+    """Features (B, D) scaled to length 1, float32."""
+    return functional.normalize(features.float(), dim=1)
 
 
 def remember(model: Any, data: Any, *, seed: int = 0, progress: Progress = quiet) -> None:
@@ -75,7 +69,7 @@ def remember(model: Any, data: Any, *, seed: int = 0, progress: Progress = quiet
     model.eval()
     with torch.inference_mode():
         found = [
-            units(model.look(batch["image"].to(model.device))[1]).half().cpu()
+            unit(model.look(batch["image"].to(model.device))[1]).cpu()
             for batch in progress(batches, total=len(batches), label=label)
         ]
     model.bank = torch.cat(found).clone().to(model.device)  # a clone, as tensors of inference cannot be trained on
@@ -100,12 +94,6 @@ def seal(
     stored["hyper_parameters"] |= {"detector": detector}
     with atomic(path) as temporary:
         torch.save(stored | {"state_dict": model.state_dict()}, temporary)
-
-
-def _distance(depth: Tensor, known: Tensor) -> Tensor:
-    """Cosine distance (B,) of features (B, D) to the ``NEIGHBOUR``-th nearest of ``known`` (m, D)."""
-    cosine = functional.normalize(depth.float(), dim=1) @ known.T
-    return 1 - cosine.topk(min(NEIGHBOUR, len(known)), dim=1).values[:, -1].clamp(max=1)
 
 
 def _draw(data: Any, seed: int) -> NDArray[np.int64]:

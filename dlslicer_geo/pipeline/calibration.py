@@ -51,14 +51,14 @@ def calibrate(
     known = found["label"] >= 0
     logits = np.log(found["probabilities"].astype(np.float64).clip(1e-45))
     temperature = scores.fit_temperature(logits[known], found["label"][known])
-    thresholds = {name: float(np.quantile(found[name], KEPT, method="inverted_cdf")) for name in DETECTORS}
+    thresholds = {name: float(np.quantile(found[name][known], KEPT, method="inverted_cdf")) for name in DETECTORS}
     room.seal(model, Path(checkpoint), temperature=temperature, thresholds=thresholds)
     detector = model.hparams["detector"]
     logger.info(
         "temperature %.2f, unknown above %s %.3f, fitted on %d val chips",
-        temperature, detector, thresholds[detector], len(drawn),
+        temperature, detector, thresholds[detector], known.sum(),
     )  # fmt: skip
-    return {"temperature": temperature, "detector": detector, "thresholds": thresholds, "chips": len(drawn)}
+    return {"temperature": temperature, "detector": detector, "thresholds": thresholds, "chips": int(known.sum())}
 
 
 def _draw(chip_ids: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

@@ -87,10 +87,19 @@ def data_module(run: Run, scenes: GeoDataFrame, chips: GeoDataFrame, *, cities: 
         learnt = set(chips.loc[chips["split"] == "train", "city"].dropna())  # another city has no output to train
         known = city_order(run.config.data.cities, run.config.data.source) or sorted(learnt)
         cities = [code for code in known if code in learnt]
+        chips = _learnable(chips, learnt)
     return ChipDataModule(
         scenes, chips, cities=cities, batch_size=how.batch_size, workers=how.workers, balanced=how.balanced,
         seed=run.config.seed,
     )  # fmt: skip
+
+
+def _learnable(chips: GeoDataFrame, learnt: set[str]) -> GeoDataFrame:
+    """Without train and val chips of no learnt city, which a loss has no target for and a threshold must not see."""
+    strange = chips["split"].isin(("train", "val")) & ~chips["city"].isin(learnt)
+    if strange.any():
+        logger.warning("%d train and val chips are of no city that train has: they are left out", strange.sum())
+    return chips.assign(split=chips["split"].mask(strange, "unused"))
 
 
 def images(data: Any, chip_ids: NDArray[np.int64]) -> dict[int, Any]:

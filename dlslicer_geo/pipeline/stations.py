@@ -6,9 +6,9 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dlslicer_geo.files import read_json, write_json, write_table, write_text
+from dlslicer_geo.files import read_json, sha256_file, write_json, write_table, write_text
 from dlslicer_geo.pipeline.calibration import calibrate
 from dlslicer_geo.pipeline.paths import relative_to
 from dlslicer_geo.pipeline.pieces import (
@@ -27,6 +27,9 @@ from dlslicer_geo.pipeline.pieces import (
 from dlslicer_geo.pipeline.readers import optional_json, optional_table, other_run, read_given
 from dlslicer_geo.pipeline.runs import Done, Run, Station
 from dlslicer_geo.types import APPROXIMATE, Layer
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +158,8 @@ def probe(run: Run) -> Done:
         )
         said = probes.frozen_baseline(start, data, found.chip_id, seed=run.config.seed, progress=run.progress)
         files.append(write_table(said, run.folder / "frozen.parquet", run.provenance))
+    else:
+        (run.folder / "frozen.parquet").unlink(missing_ok=True)  # of another network, or no longer asked for
     return Done(files=files)
 
 
@@ -173,8 +178,8 @@ def score(run: Run) -> Done:
         wanted = (chips["split"] == "train") | chips["chip_id"].isin(found.chip_id)
         colour = scene_room.channel_statistics(scenes, chips[wanted], progress=run.progress)
     report = scores.score(
-        found, chips, colour=colour, frozen=optional_table(run.folder / "frozen.parquet"),
-        probes=optional_table(run.folder / "probes.parquet"), per_city=how.per_city, unit=unit_name(certificate),
+        found, chips, colour=colour, frozen=_probed(run, "frozen.parquet"),
+        probes=_probed(run, "probes.parquet"), per_city=how.per_city, unit=unit_name(certificate),
         against=other_run(how.against, chips) if how.against else None, seed=run.config.seed,
     )  # fmt: skip
     metrics = {**report.metrics, "split": run.config.predict.split, "provenance": run.provenance}
@@ -191,6 +196,17 @@ def score(run: Run) -> Done:
         path,
     ]
     return Done(files=[*files, *(figure for figure in drawn if figure.exists())])
+
+
+def _probed(run: Run, name: str) -> DataFrame | None:
+    """What ``probe`` found for these very predictions; None where it was not asked, or was about others."""
+    manifest = "predictions/manifest.json"  # has the hash of every weight and window
+    record = run.record("probe")
+    fresh = record.get("status") == "done" and record["inputs"][manifest] == sha256_file(run.folder / manifest)
+    if (run.folder / name).exists() and not fresh:
+        logger.warning("%s is about other predictions and is left out: run `probe` again", run.folder / name)
+        return None
+    return optional_table(run.folder / name)
 
 
 def explain(run: Run) -> Done:

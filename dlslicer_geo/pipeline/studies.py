@@ -220,12 +220,13 @@ def _unknown_row(city: str, run: Run) -> dict[str, Any]:
     from dlslicer_geo.predict import read_predictions
 
     found = read_predictions(run.folder / "predictions")
-    strange = np.array([truth is None for truth in found.truth])
+    home = run.chips().set_index("chip_id")["city"].reindex(found.chip_id)
+    strange = (home == city).to_numpy(bool)
+    known = np.array([truth is not None for truth in found.truth])  # neither: a chip of no city, or never learnt
     measured = {
-        name: scores.detector_metrics(values[~strange], values[strange])
-        for name, values in found.unknown_scores.items()
+        name: scores.detector_metrics(values[known], values[strange]) for name, values in found.unknown_scores.items()
     }
-    row = {"city": city, "n": int(strange.sum()), "n_known": int((~strange).sum())}
+    row = {"city": city, "n": int(strange.sum()), "n_known": int(known.sum())}
     row |= {f"auroc_{name}": measured[name]["auroc"] for name in DETECTORS}
     row |= {f"fpr95_{name}": measured[name]["fpr95"] for name in DETECTORS}
     return row | {"detector": found.detector, "refused": float(found.unknown[strange].mean())}
