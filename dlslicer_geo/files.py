@@ -69,13 +69,15 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON.
 
     Raises:
-        TableError: if the file is absent or no JSON.
+        TableError: if the file is absent, cannot be read or is no JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TableError(f"{path} does not exist: run the station that writes it first") from None
-    except ValueError as error:
+    except OSError as error:
+        raise TableError(f"{path} cannot be read ({error.strerror}): run the station that writes it again") from None
+    except (ValueError, RecursionError) as error:
         raise TableError(f"{path} is no JSON ({error}): delete it and run the station that writes it") from None
 
 

@@ -17,8 +17,15 @@ from dlslicer_geo.types import DETECTORS, UNKNOWN, Predictions, Progress, quiet
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
+    from pyarrow import Table
 
 logger = logging.getLogger(__name__)
+
+CALIBRATION = ("temperature", "detector", "threshold")
+"""What the manifest says beside the number of parts."""
+
+OWN = ("chip_id", "scene_id", "truth")
+"""Columns that say which chip it is."""
 
 MANIFEST = "manifest.json"
 """File beside the parts that says which model and chips they belong to."""
@@ -76,37 +83,68 @@ def read_predictions(folder: str | Path, *, embedding: bool = False) -> Predicti
         embedding: also read the embeddings (None when they were not kept).
 
     Raises:
-        TableError: if there is no part, or one is missing.
+        TableError: if there is no part, or one is missing or damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     root = Path(folder)
-    manifest = read_json(root / MANIFEST)
-    paths = [root / f"part-{n}.parquet" for n in range(manifest["parts"])]
-    lacking = [path.name for path in paths if not path.exists()]
-    if lacking:
-        raise TableError(
-            f"{root} lacks {len(lacking)} of {len(paths)} parts, such as {lacking[0]}: run predict again"
-        )
-    names = pq.read_schema(paths[0]).names
-    wanted = [n for n in names if n.startswith(("prob_", "score_")) or n in ("chip_id", "scene_id", "truth")]
-    kept = ["embedding"] if embedding and "embedding" in names else []
-    table = pa.concat_tables([pq.read_table(path, columns=[*wanted, *kept]) for path in paths])
+    manifest = _manifest(root)
+    table = _read_parts(root, manifest["parts"], embedding=embedding)
+    names = table.column_names
     cities = [n.removeprefix("prob_") for n in names if n.startswith("prob_")]
+    probabilities = np.stack([table[f"prob_{c}"].to_numpy() for c in cities], axis=1)
+    numbers = probabilities.dtype.kind == "f" and np.isfinite(probabilities).all()
+    if not numbers or len(np.unique(table["chip_id"])) < len(table):
+        raise TableError(f"{root} has probabilities that are no numbers, or a chip twice: run predict again")
     return Predictions(
         cities=tuple(cities),
         chip_id=table["chip_id"].to_numpy(),
         scene_id=tuple(table["scene_id"].to_pylist()),
         truth=tuple(table["truth"].to_pylist()),
-        probabilities=np.stack([table[f"prob_{c}"].to_numpy() for c in cities], axis=1),
-        embedding=_stack(table["embedding"]) if kept else None,
+        probabilities=probabilities,
+        embedding=_stack(table["embedding"]) if "embedding" in names else None,
         folder=root,
         temperature=manifest["temperature"],
-        unknown_scores={n.removeprefix("score_"): table[n].to_numpy() for n in wanted if n.startswith("score_")},
+        unknown_scores={n.removeprefix("score_"): table[n].to_numpy() for n in names if n.startswith("score_")},
         detector=manifest["detector"],
         threshold=manifest["threshold"],
     )
+
+
+def _manifest(root: Path) -> dict[str, Any]:
+    """What stands beside the parts, as :func:`predict` writes it."""
+    path = root / MANIFEST
+    found = read_json(path)
+    if not isinstance(found, dict) or not {"parts", *CALIBRATION} <= found.keys():
+        raise TableError(f"{path} is no list of parts of this version: run predict again")
+    parts, detector, threshold = found["parts"], found["detector"], found["threshold"]
+    good = isinstance(parts, int) and parts > 0 and detector in ("", *DETECTORS)
+    good &= threshold is None or (isinstance(threshold, float) and detector != "")
+    temperature = found["temperature"]
+    if not good or not isinstance(temperature, float) or not temperature > 0:
+        said = ", ".join(f"{name} {found[name]!r}" for name in ("parts", *CALIBRATION))
+        raise TableError(f"{path} says {said[:200]}, which predict does not write: run predict again")
+    return found
+
+
+def _read_parts(root: Path, number: int, *, embedding: bool) -> Table:
+    """The columns of all parts that make a ``Predictions``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lacking = [name for n in range(number) if not (root / (name := f"part-{n}.parquet")).exists()]
+    if lacking:
+        raise TableError(f"{root} lacks {len(lacking)} of {number} parts, such as {lacking[0]}: run predict again")
+    try:
+        names = pq.read_schema(root / "part-0.parquet").names
+        wanted = [n for n in names if n.startswith(("prob_", "score_"))]
+        needed = {*OWN, *(f"score_{name}" for name in DETECTORS)} - set(names)
+        if needed or len(wanted) == len(DETECTORS):
+            said = ", ".join(sorted(needed)) or "prob_<city>"
+            raise TableError(f"{root} lacks the columns {said}: run predict again")
+        columns = [*OWN, *wanted, *(["embedding"] if embedding and "embedding" in names else [])]
+        return pa.concat_tables([pq.read_table(root / f"part-{n}.parquet", columns=columns) for n in range(number)])
+    except (OSError, pa.ArrowException) as error:
+        said = " ".join(str(error).split())[:160]
+        raise TableError(f"{root} has a part that is damaged ({said}): run predict again") from None
 
 
 def _parts(scene_ids: NDArray[Any], chip_ids: NDArray[np.int64], at_least: int) -> list[NDArray[np.int64]]:

@@ -143,3 +143,18 @@ def test_what_a_detector_costs_is_what_it_rejects_of_known_cities() -> None:
     assert report["known_kept"] == pytest.approx(kept.mean())
     assert report["accuracy_of_known"] == pytest.approx(right[kept].mean())
     assert report["accuracy_of_known"] > right.mean()
+
+
+@pytest.mark.parametrize("count", [300, 3000])
+def test_the_error_by_chance_is_what_true_confidences_show_of_so_many_chips(count: int) -> None:
+    found, chips = noisy(count)
+    shares = softmax(np.random.default_rng(1).normal(0, 2, (count, len(found.cities))), axis=1).astype(np.float32)
+    errors, stated = [], 0.0
+    for seed in range(12):
+        chance = np.random.default_rng(seed).random((count, 1))
+        truth = np.minimum((shares.cumsum(axis=1) < chance).sum(axis=1), len(found.cities) - 1)
+        honest = replace(found, probabilities=shares, truth=tuple(found.cities[at] for at in truth))
+        measured = score(honest, chips, seed=seed).metrics["calibration"]
+        errors.append(measured["ece"])
+        stated = measured["ece_by_chance"]
+    assert np.mean(errors) == pytest.approx(stated, rel=0.2)

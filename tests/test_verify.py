@@ -161,7 +161,7 @@ def test_other_cities_windows_out_of_the_scene_and_double_numbers_are_found(run:
         return put(put(chips, 2, row=10_000), 3, chip_id=4)
 
     found = tampered(run, "chips", spoil)
-    assert recomputed(found, "chips of another city or site than their scene") == 2
+    assert recomputed(found, "chips of another city, site or date than their scene") == 2
     assert recomputed(found, "chips outside their scene") == 1
     assert recomputed(found, "chips numbered twice") == 1
 

@@ -24,6 +24,12 @@ try:  # TorchGeo 0.10 renamed the task; 0.8 is what Python 3.11 gets
 except ImportError:
     from torchgeo.trainers import ClassificationTask
 
+CALIBRATION = ("temperature", "thresholds", "bank")
+"""Buffers that are found out after training."""
+
+MAX_INPUT = 16_384
+"""Pixels along an edge; no network sees more."""
+
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation for networks whose own are not published."""
 
@@ -88,7 +94,7 @@ class CityClassifier(ClassificationTask):
         mean, std = _normalisation(model)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        for name in ("temperature", "thresholds", "bank"):  # found out after training; they stay in the checkpoint
+        for name in CALIBRATION:  # found out after training; they stay in the checkpoint
             self.register_buffer(name, None)
         self.forget()
 
@@ -231,22 +237,44 @@ def load(path: str | Path) -> CityClassifier:
     """
     file = Path(path) / "model.ckpt" if Path(path).is_dir() else Path(path)
     stored = weight_files.read(file)
-    if not isinstance(stored, dict) or "cities" not in stored.get("hyper_parameters", {}):
+    hyper, state = (stored.get(k) if isinstance(stored, dict) else None for k in ("hyper_parameters", "state_dict"))
+    if not isinstance(hyper, dict) or not isinstance(state, dict) or "cities" not in hyper:
         raise ModelError(f"{file} is no checkpoint of dlslicer_geo: give a model.ckpt that `fit` wrote")
+    _check(file, hyper, state)
     own = set(inspect.signature(CityClassifier).parameters) - {"weights"}  # the rest are TorchGeo's own
-    known = {k: v for k, v in stored["hyper_parameters"].items() if k in own}
+    known = {k: v for k, v in hyper.items() if k in own}
     model = CityClassifier(**known, weights=False)
-    model.hparams["detector"] = stored["hyper_parameters"].get("detector", "")
-    state = stored["state_dict"]
+    model.hparams["detector"] = hyper.get("detector", "")
     try:
         model.bank = torch.empty_like(state["bank"])  # its size is the training's, not the network's
         model.load_state_dict(state)
     except (RuntimeError, KeyError) as error:
         raise ModelError(
-            f"{file} does not fit {known['model']} ({str(error).splitlines()[0]}): train again"
+            f"{file} does not fit {known['model']} ({' '.join(str(error).split())[:200]}): train again"
         ) from None
     model.eval()
     return model
+
+
+def _check(file: Path, hyper: dict[str, Any], state: dict[str, Any]) -> None:
+    """Refuse what :func:`fit` does not write, and what was written before models were calibrated."""
+    cities, size = hyper["cities"], hyper.get("input_size")
+    good = {
+        "cities": isinstance(cities, list) and len(set(map(str, cities))) == len(cities) > 1,
+        "model": isinstance(hyper.get("model"), str),
+        "input_size": isinstance(size, int) and 1 <= size <= MAX_INPUT,
+        "chip": isinstance(hyper.get("chip"), dict | None),
+        "detector": hyper.get("detector", "") in ("", *DETECTORS),
+    }
+    for name in (name for name, fits in good.items() if not fits):
+        said = repr(hyper.get(name))[:80]
+        raise ModelError(f"{file} says that {name} is {said}, which `fit` does not write: train again")
+    lacking = [name for name in CALIBRATION if not isinstance(state.get(name), Tensor)]
+    if lacking:
+        raise ModelError(f"{file} has no {', no '.join(lacking)}: it was not calibrated by this version, train again")
+    temperature, thresholds, bank = (state[name] for name in CALIBRATION)
+    if not (temperature > 0).all() or thresholds.isnan().any() or not bank.isfinite().all():
+        raise ModelError(f"{file} holds a temperature, thresholds or a bank that are no such numbers: train again")
 
 
 def _normalisation(name: str) -> tuple[Sequence[float], Sequence[float]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from dlslicer_geo.errors import ModelError
 from dlslicer_geo.files import atomic
 from dlslicer_geo.model import weights as weight_files
 from dlslicer_geo.types import DETECTORS, Progress, quiet
@@ -40,11 +41,19 @@ def unknown_scores(logits: Tensor, features: Tensor, bank: Tensor) -> dict[str, 
     Returns:
         (B,) float32 each: ``softmax`` is 1 - the largest probability, ``energy`` is -log Σ exp(logit), ``knn`` the
         cosine distance (0 to 2) to the ``NEIGHBOUR``-th nearest chip of the bank, 0 without a bank.
+
+    Raises:
+        ModelError: if the bank holds other features than these.
     """
     logits = logits.float()
     found = {"softmax": 1 - logits.softmax(dim=1).amax(dim=1), "energy": -logits.logsumexp(dim=1)}
     if not len(bank):
         return found | {"knn": torch.zeros_like(found["energy"])}
+    if bank.ndim != 2 or bank.shape[1] != features.shape[1]:
+        raise ModelError(
+            f"the model remembers training chips as {tuple(bank.shape)} numbers, and its network gives "
+            f"{features.shape[1]} for a chip: it was trained with another version, train it again"
+        )
     cosine = unit(features) @ bank.float().T
     return found | {"knn": 1 - cosine.topk(min(NEIGHBOUR, len(bank)), dim=1).values[:, -1]}
 

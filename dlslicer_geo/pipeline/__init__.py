@@ -144,7 +144,8 @@ def _chip_of(checkpoint: Path) -> dict[str, Any]:
     from dlslicer_geo import model as room
 
     chip = dict(room.load(checkpoint).hparams["chip"])
-    if "size" not in chip:
+    size, metres = chip.get("size"), chip.get("metres", "")
+    if not isinstance(size, int) or not isinstance(metres, int | float | None):
         raise ModelError(f"{checkpoint} does not say what chips it was trained on: train again, or set chip=")
     return chip
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from numpy.typing import NDArray
     from pandas import DataFrame
+    from pyproj import Transformer
 
 CERTIFICATE = "split_certificate.json"
 
@@ -134,9 +135,7 @@ def _home(chips: GeoDataFrame, scenes: GeoDataFrame) -> DataFrame:
 
 def _corners(chips: GeoDataFrame, home: DataFrame) -> NDArray[np.float64]:
     """(n, 4, 2) longitude and latitude of each window's corners, counter-clockwise from the lower left."""
-    from pyproj import Transformer
-
-    a, b, c, d, e, f = np.array(home["transform"].tolist(), np.float64).reshape(-1, 6).T[..., None]
+    a, b, c, d, e, f = _transforms(home).T[..., None]
     row, col, height, width = (
         chips[name].to_numpy(np.float64)[:, None] for name in ("row", "col", "height", "width")
     )
@@ -144,9 +143,35 @@ def _corners(chips: GeoDataFrame, home: DataFrame) -> NDArray[np.float64]:
     native = np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
     found = np.empty_like(native)
     for name, at in home.groupby("crs").indices.items():
-        to_degrees = Transformer.from_crs(str(name), "EPSG:4326", always_xy=True)
-        found[at] = np.stack(to_degrees.transform(native[at, :, 0], native[at, :, 1]), axis=-1)
+        found[at] = np.stack(_to_degrees(str(name)).transform(native[at, :, 0], native[at, :, 1]), axis=-1)
+    lost = ~np.isfinite(found).all(axis=(1, 2))
+    if lost.any():
+        first = int(lost.argmax())
+        raise TableError(
+            f"{int(lost.sum())} chips lie nowhere on the ground, such as chip {chips['chip_id'].iloc[first]} of "
+            f"scene {home['scene_id'].iloc[first]}: scan, cut and split again"
+        )
     return found
+
+
+def _transforms(home: DataFrame) -> NDArray[np.float64]:
+    """(n, 6) the transform of each chip's scene."""
+    try:
+        return np.array(home["transform"].tolist(), np.float64).reshape(len(home), 6)
+    except ValueError:
+        raise TableError("the scene table has transforms that are not 6 numbers: scan again") from None
+
+
+def _to_degrees(crs: str) -> Transformer:
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    try:
+        return Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    except ProjError:
+        raise TableError(
+            f"the scene table has a scene in {crs[:80]!r}, which is no place on Earth: scan again"
+        ) from None
 
 
 def _outlines(corners: NDArray[np.float64]) -> NDArray[Any]:
@@ -165,7 +190,7 @@ def _table_rows(
     vague = chips["approximate"].to_numpy(bool) != home["georef"].isin(APPROXIMATE).to_numpy()
     strange = sum(
         (chips[name].fillna("").to_numpy(object) != home[name].fillna("").to_numpy(object)).astype(np.int64)
-        for name in ("city", "site")
+        for name in ("city", "site", "acquired")
     )
     counts = {
         "scenes named twice": scenes["scene_id"].duplicated().sum(),
@@ -173,7 +198,7 @@ def _table_rows(
         "chips outside their scene": outside.sum(),
         "chips whose geometry is not their window's": (_off(chips, corners) > OFF_M).sum(),
         "chips called approximate when their scene is not, or the reverse": vague.sum(),
-        "chips of another city or site than their scene": np.count_nonzero(strange),
+        "chips of another city, site or date than their scene": np.count_nonzero(strange),
     }
     return [Row(what, 0, int(number), not number) for what, number in counts.items()]
 

@@ -23,8 +23,15 @@ def check_paths(config: Config) -> None:
     data, beside = config.data, (("split.given", config.split.given), ("score.against", config.score.against))
     own = (("data.root", data.root), ("data.cities", data.cities), ("data.sidecar", data.sidecar))
     for key, value in (*own, *beside):
-        if value and not is_address(value) and not Path(value).exists():
+        if value and not is_address(value) and not _exists(value):
             raise ConfigError(f"{key} is {value}, which does not exist: give the path of what is there")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 SECRET = re.compile(r"token|password|passwd|secret|api_?key|credential", re.IGNORECASE)

@@ -73,8 +73,10 @@ def check_certificate(scenes: GeoDataFrame, chips: GeoDataFrame, path: Path, *, 
         raise SplitError(
             f"{path} does not exist: a model is only fitted on a split that is proven; run `split` first"
         )
-    if read_json(path).get("chips_hash") != splits.chips_hash(chips):
-        raise SplitError(f"{path} is the certificate of another chip table: run `split` again")
+    stated = read_json(path)
+    for name, found in (("chips_hash", splits.chips_hash(chips)), ("scenes_hash", splits.scenes_hash(scenes))):
+        if not isinstance(stated, dict) or stated.get(name) != found:
+            raise SplitError(f"{path} is the certificate of another {name[:4]} table: run `split` again")
 
 
 def data_module(run: Run, scenes: GeoDataFrame, chips: GeoDataFrame, *, cities: Any = None) -> Any:

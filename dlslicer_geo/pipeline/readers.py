@@ -22,10 +22,11 @@ def read_given(path: str | Path) -> DataFrame:
     """The file of ``split.given``: polygons, or a table.
 
     Raises:
-        ConfigError: if it cannot be read or has no column ``split``.
+        ConfigError: if it cannot be read, has no column ``split``, two of them, or several layers.
     """
     import geopandas as gpd
     import pandas as pd
+    from shapely.errors import ShapelyError
 
     file, kind = Path(path), Path(path).suffix.lower()
     try:
@@ -34,13 +35,25 @@ def read_given(path: str | Path) -> DataFrame:
         elif kind in (".parquet", ".geoparquet"):
             table = _read_parquet(file)
         else:
+            _check_layers(file)
             table = gpd.read_file(file)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ShapelyError) as error:
         said = " ".join(str(error).split())[:200]
         raise ConfigError(f"split.given is {file}, which cannot be read as a table ({said}): give another") from None
     if "split" not in table.columns:
-        raise ConfigError(f"{file} has the columns {', '.join(map(str, table.columns))} and no column split: add it")
+        said = ", ".join(map(str, table.columns))[:200]
+        raise ConfigError(f"{file} has the columns {said} and no column split: add it")
+    if "split.1" in table.columns:  # as pandas calls the second of two
+        raise ConfigError(f"{file} has two columns split: keep one")
     return table
+
+
+def _check_layers(file: Path) -> None:
+    import geopandas as gpd
+
+    layers = gpd.list_layers(file)["name"].tolist()
+    if len(layers) > 1:
+        raise ConfigError(f"{file} has {len(layers)} layers ({', '.join(layers)[:200]}): give a file with one")
 
 
 def _read_parquet(file: Path) -> DataFrame:
@@ -56,6 +69,8 @@ def _read_parquet(file: Path) -> DataFrame:
 def other_run(folder: str | Path, chips: GeoDataFrame) -> tuple[str, Predictions]:
     """The name and the predictions of another run for the chips that both have, under this run's chip numbers.
 
+    A chip that is in another split there is none that both have: the other model may have been trained on it.
+
     Raises:
         TableError: if the two have predicted no chip in common.
     """
@@ -67,12 +82,16 @@ def other_run(folder: str | Path, chips: GeoDataFrame) -> tuple[str, Predictions
 
     root = Path(folder)
     theirs, found = read_table(root / "chips.parquet", COLUMNS), read_predictions(root / "predictions")
-    own = chips[[*WINDOW, "chip_id"]].rename(columns={"chip_id": "mine"})
-    number = theirs[["chip_id", *WINDOW]].merge(own, on=WINDOW, how="left").set_index("chip_id")["mine"]
+    same = [*WINDOW, "split"]
+    own = chips[[*same, "chip_id"]].rename(columns={"chip_id": "mine"})
+    number = theirs[["chip_id", *same]].merge(own, on=same, how="left").set_index("chip_id")["mine"]
     mine = number.reindex(found.chip_id).to_numpy(np.float64)
     keep = np.isfinite(mine)
     if not keep.any():
-        raise TableError(f"{root} has predicted none of these chips: compare runs over the same scenes and chip grid")
+        raise TableError(
+            f"{root} has predicted none of these chips in the same split: compare runs over the same scenes, chip "
+            "grid and split"
+        )
     return root.name, found.select(keep, chip_id=mine[keep].astype(np.int64))
 
 

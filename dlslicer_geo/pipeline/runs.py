@@ -154,8 +154,9 @@ class Run:
             path = self.checkpoint if name == "model.ckpt" else self.folder / name
             if not path.exists() and need.endswith("?"):
                 continue
-            if not path.exists():
-                raise TableError(f"{path} does not exist: run the station that writes it first, or `run` for all")
+            if not path.is_file():
+                lacks = "is no file" if path.exists() else "does not exist"
+                raise TableError(f"{path} {lacks}: run the station that writes it first, or `run` for all")
             found[name] = sha256_file(path)
         return found | self._beside(station)
 

@@ -130,6 +130,9 @@ def _ablation_row(row: Mapping[str, Any]) -> list[str]:
 def _temperature(known: Mapping[str, Any]) -> str:
     interval, error = known.get("ece_interval"), words.decimal(known.get("ece"))
     sure = f" (95 % interval {words.decimal(interval[0])}–{words.decimal(interval[1])})" if interval else ""
+    chance = known.get("ece_by_chance")
+    if chance is not None:
+        sure += f"; confidences that are true would show {words.decimal(chance)} of so many chips by chance"
     if known.get("temperature") == 1:
         return (
             "Confidence is as the network was trained: no temperature was fitted, or the val chips do not determine "

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from dlslicer_geo.errors import TableError
 from dlslicer_geo.scores.answers import Answers
-from dlslicer_geo.scores.intervals import Blocks, Floats, Integers, intervals
+from dlslicer_geo.scores.intervals import DRAWS, Blocks, Floats, Integers, intervals
 from dlslicer_geo.types import Predictions
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,8 @@ def calibration(found: Predictions, scored: Answers) -> dict[str, Any]:
     Returns:
         ``temperature``, ``ece`` (expected calibration error of the most probable city in 15 bins of about equally
         many chips; of a finite sample it is biased upwards; Naeini et al. 2015, AAAI, and Nixon et al. 2019, CVPR
-        workshops, for the bins) with ``ece_interval``, ``nll`` (mean negative log-likelihood, natural logarithm),
+        workshops, for the bins) with ``ece_interval`` and ``ece_by_chance`` (what true confidences like
+        these would show of so many chips, on average), ``nll`` (mean negative log-likelihood, natural logarithm),
         ``brier`` (mean over chips of the squared error summed over cities, 0 to 2; Brier 1950) and ``bins``, each
         but the interval also as ``…_uncalibrated``.
     """
@@ -111,6 +112,7 @@ def calibration(found: Predictions, scored: Answers) -> dict[str, Any]:
     return {
         "temperature": float(found.temperature),
         "ece_interval": bounds,
+        "ece_by_chance": _by_chance(after["bins"], scored.blocks.seed),
         **after,
         **{f"{name}_uncalibrated": value for name, value in before.items()},
     }
@@ -171,6 +173,14 @@ def _ece(totals: Floats) -> Floats:
     chips, confidence, hits = np.split(totals, 3, axis=-1)
     apart = np.abs(confidence - hits).sum(axis=-1, keepdims=True)
     return np.asarray(apart / chips.sum(axis=-1, keepdims=True))
+
+
+def _by_chance(bins: list[dict[str, Any]], seed: int) -> float:
+    """Expected calibration error of a model whose confidences are true, which is never 0 for a finite sample."""
+    chips = np.array([entry["n"] for entry in bins])
+    sure = np.array([min(entry["confidence"], 1.0) for entry in bins])
+    hits = np.random.default_rng(seed).binomial(chips, sure, (DRAWS, len(bins)))
+    return float((np.abs(hits / chips - sure) @ chips).mean() / chips.sum())
 
 
 def _bins(edges: Floats, chips: Floats, confidence: Floats, hits: Floats) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from geopandas import GeoDataFrame
 from numpy.typing import NDArray
 from pandas import DataFrame
 
-from dlslicer_geo.errors import TableError
+from dlslicer_geo.errors import SplitError, TableError
 from dlslicer_geo.splits.balance import assign
 from dlslicer_geo.splits.blocks import blocks_of
 from dlslicer_geo.splits.dates import BEFORE, LATER, UNCLEAR, UNDATED, sides
@@ -50,6 +50,7 @@ def by_chip(chips: GeoDataFrame, ground: Ground, rule: SplitRule) -> Draft:
     rank = np.empty(len(chips), np.int64)
     rank[order] = np.arange(len(chips)) - np.repeat(np.cumsum(count) - count, count)
     if rule.folds:
+        _check_folds(rule, len(chips), "chips")
         fold = rank % rule.folds
         return Draft(code=_roles(rule)[fold], unit=ground.scene, fold=fold)
     ends = np.rint(np.outer(count, np.cumsum(rule.fractions)[:-1]))[ground.city]
@@ -65,6 +66,7 @@ def _deal(units: Integers, ground: Ground, side: Integers | None, rule: SplitRul
         side: (n,) side of each chip's date, None where all dates are taken everywhere.
         rule: fractions, folds and seed.
     """
+    _check_folds(rule, int(units.max()) + 1, f"{rule.kind}s")
     roles = _roles(rule)
     shares = (1 / rule.folds,) * rule.folds if rule.folds else rule.fractions
     inside = (units == units[:, :1]).all(axis=1)
@@ -75,6 +77,11 @@ def _deal(units: Integers, ground: Ground, side: Integers | None, rule: SplitRul
     wanted = SPLITS if rule.folds else _wanted(rule)
     draft = drop(Draft(code=role[:, 0], unit=units[:, 0], fold=fold, wanted=wanted), ~one, STRADDLES)
     return draft if side is None else _hold_apart(draft, side, rule)
+
+
+def _check_folds(rule: SplitRule, number: int, what: str) -> None:
+    if rule.folds > number:
+        raise SplitError(f"split.folds is {rule.folds} and there are {number} {what}: take at most one fold for each")
 
 
 def _roles(rule: SplitRule) -> Integers:

@@ -38,20 +38,24 @@ def by_given(chips: GeoDataFrame, ground: Ground, given: DataFrame | None, scene
         scenes: scene table: rows may name its scenes too, of which no chip is left.
 
     Raises:
-        SplitError: if the table has no such columns, a split that there is not, a row that means no scene or no
-            polygon, two splits for one scene, or polygons of two splits that overlap.
+        SplitError: if the table has no such columns, no row for train, val or test, a split that there is not, a row
+            that means no scene or no polygon, two splits for one scene, or polygons of two splits that overlap.
     """
     if given is None:
         raise SplitError("split.kind given takes the splits from a table: give it as given")
     if "split" not in given:
         raise SplitError(f"the given splits have no column split but {', '.join(map(str, given.columns))}: add one")
     names = given["split"].to_numpy(object)
-    odd = ~np.isin(names.astype(str), (*SPLITS, "unused"))
+    odd = np.array([not isinstance(name, str) or name not in (*SPLITS, "unused") for name in names], np.bool_)
     if odd.any():
         raise SplitError(
             f"row {odd.argmax()} of the given splits says {names[odd.argmax()]!r}: write train, val, test or unused"
         )
     wanted = tuple(name for name in SPLITS if (names == name).any())
+    if not wanted:
+        raise SplitError(
+            f"none of the {len(given)} rows of the given splits says train, val or test: name what goes where"
+        )
     given = given.reset_index(drop=True)
     if isinstance(given, GeoDataFrame):
         return replace(_by_polygon(chips, ground, given), wanted=wanted)
@@ -69,10 +73,13 @@ def _by_name(chips: GeoDataFrame, given: DataFrame, scenes: DataFrame | None) ->
     known = DataFrame(chips[["scene_id", "city", "site"]])
     if scenes is not None:
         known = pd.concat([known, scenes[["scene_id", "city", "site"]]])
+    empty = given[key].isna().any(axis=1).to_numpy(bool)
+    if empty.any():
+        raise SplitError(f"row {empty.argmax()} of the given splits has no {' or no '.join(key)}: fill it in")
+    given = given.astype(dict.fromkeys(key, str))  # a site that is a number in one file is a text in another
     _check_names(given, known.drop_duplicates(), key)
     rows = given[[*key, "split"]].assign(unit=np.arange(len(given))).drop_duplicates(key)
-    rows[key] = rows[key].astype(object)
-    found = DataFrame(chips[key]).astype(object).merge(rows, on=key, how="left")
+    found = DataFrame(chips[key]).astype(str).merge(rows, on=key, how="left")
     code = found["split"].map({**{name: at for at, name in enumerate(SPLITS)}, "unused": UNUSED})
     split, unit = (column.to_numpy(np.float64) for column in (code.fillna(0), found["unit"].fillna(-1)))
     draft = Draft(code=split.astype(np.int64), unit=unit.astype(np.int64))

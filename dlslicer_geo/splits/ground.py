@@ -54,12 +54,18 @@ def ground_of(chips: GeoDataFrame) -> Ground:
     """Read a chip table's ground.
 
     Raises:
-        TableError: if the geometry is not in degrees.
+        TableError: if the geometry is not in degrees, or a chip has none.
     """
     if chips.crs is None or not chips.crs.is_geographic:
         raise TableError(f"the chip table's geometry is in {chips.crs}: give it in EPSG:4326")
     polygon = shapely.transform(np.asarray(chips.geometry.array), _open_at_seam)
     box = shapely.bounds(polygon)
+    lost = ~np.isfinite(box).all(axis=1)
+    if lost.any():
+        raise TableError(
+            f"{int(lost.sum())} of {len(chips)} chips have no outline on the ground, such as that in row "
+            f"{lost.argmax()}: cut the chips again"
+        )
     _, scene = np.unique(chips["scene_id"].to_numpy(str), return_inverse=True)
     cities, city = np.unique(chips["city"].fillna("unknown").to_numpy(str), return_inverse=True)
     exact = ~chips["approximate"].to_numpy(bool) if "approximate" in chips else np.ones(len(chips), bool)

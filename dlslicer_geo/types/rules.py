@@ -96,11 +96,13 @@ class SplitRule:
         if not 0 <= self.gap_m < float("inf"):
             raise ConfigError(f"split.gap_m is {self.gap_m}: give metres, 0 or more")
         self._check_folds()
-        if (self.kind == "given") != (self.given is not None):
+        if self.seed < 0:
+            raise ConfigError(f"split.seed is {self.seed}: give 0 or more")
+        if (self.kind == "given") != bool(self.given):
             raise ConfigError(
                 f"split.kind is {self.kind} and split.given is {self.given}: kind given and a file go together"
             )
-        if self.test_from is not None and not re.fullmatch(r"\d{4}(-\d{2}){0,2}", self.test_from):
+        if self.test_from is not None and not re.fullmatch(r"[0-9]{4}(-[0-9]{2}){0,2}", self.test_from):
             raise ConfigError(f"split.test_from is {self.test_from!r}: give a date such as '2020' or '2020-06-30'")
         if self.test_from is not None and self.kind in ("paper", "given", "random"):
             raise ConfigError(f"split.test_from means nothing for split.kind {self.kind}: take place, site or block")
