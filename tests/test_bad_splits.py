@@ -209,8 +209,8 @@ def test_a_chip_without_an_outline_is_not_proven_but_named(run: Path, shape: sha
 def predicted(run: Path) -> Path:
     """A run folder with predictions of its test chips, as ``predict`` writes them."""
     chips = gpd.read_parquet(run / "chips.parquet")
-    chips = pd.DataFrame(chips[chips["split"] == "test"])
-    part = chips[["chip_id", "scene_id"]].assign(truth=chips["city"], prob_almaty=0.6, prob_new_york=0.4)
+    test = pd.DataFrame(chips[chips["split"] == "test"])
+    part = test[["chip_id", "scene_id"]].assign(truth=test["city"], prob_almaty=0.6, prob_new_york=0.4)
     part = part.assign(score_softmax=0.4, score_energy=-1.0, score_knn=0.1)
     (run / "predictions").mkdir()
     part.to_parquet(run / "predictions" / "part-0.parquet")
