@@ -19,6 +19,7 @@ from dlslicer_geo.data import ChipDataModule
 from dlslicer_geo.files import read_json
 from dlslicer_geo.model import CityClassifier, load
 from dlslicer_geo.model.unknown import seal
+from dlslicer_geo.pipeline.calibration import calibrate
 from dlslicer_geo.pipeline.runs import Run
 from dlslicer_geo.predict import predict
 from dlslicer_geo.types import DETECTORS
@@ -49,8 +50,15 @@ def test_fit_writes_what_it_found_out_into_the_checkpoint_and_load_gives_it_back
     assert noted["chips"] == len(data.chip_ids("val"))
     assert torch.equal(stored["state_dict"]["bank"], model.bank)
     assert len(model.bank) == len(data.chip_ids("train"))  # no city has more chips than are remembered
-    squares = model.bank.float().square().sum(dim=1).numpy()
-    assert squares == pytest.approx(max(1, round(float(squares[0]))), abs=5e-3)  # as many depths of length 1
+    assert model.bank.square().sum(dim=1).numpy() == pytest.approx(1, abs=1e-4)
+
+
+def test_another_detector_can_decide(run: Run, data: ChipDataModule, tmp_path: Path) -> None:
+    file = Path(shutil.copy(run.checkpoint, tmp_path / "model.ckpt"))
+    noted = calibrate(load(file), data, file, detector="energy")
+    again = load(file)
+    assert again.hparams["detector"] == "energy"
+    assert again.threshold == pytest.approx(noted["thresholds"]["energy"], rel=1e-6)
 
 
 def test_every_threshold_keeps_95_of_100_chips_of_val(run: Run, data: ChipDataModule) -> None:

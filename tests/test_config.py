@@ -52,6 +52,8 @@ def test_overrides_win_over_the_file() -> None:
         ("data: {root: x}\nchips: {size: 64, stride: 65}\n", "chips.stride is 65"),
         ("data: {root: x}\nsplit: {fractions: [0.5, 0.5, 0.5]}\n", "sum to 1"),
         ("data: {root: x}\nsplit: {block_m: -1}\n", "split.block_m is -1"),
+        ("data: {root: x}\nprobe: {chips: 0}\n", "probe.chips is 0"),
+        ("data: {root: x}\nprobe: {changes: [grey, grey]}\n", "name each once"),
         ("data: {root: x}\nchips: {min_valid: 2}\n", "chips.min_valid is 2"),
         ("data: {root: !!python/object/apply:os.system ['true']}\n", "is no YAML"),
     ],

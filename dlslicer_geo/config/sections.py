@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dlslicer_geo.errors import ConfigError
 from dlslicer_geo.scenes import NAIP_PATTERN
 from dlslicer_geo.types import ChipGrid, Reading, SplitRule
 
@@ -71,6 +72,8 @@ class FitConfig:
         views: with a frozen backbone, mirror images per chip, 1 to 4.
         early_stopping: stop after so many epochs without a smaller validation loss; null never.
         ema: keep a running mean of the weights, of which a step leaves this share, such as 0.99; 0 keeps the weights.
+        detector: what decides whether a chip's city is unknown: knn (how far it is from the training chips), softmax
+            or energy (how little the network prefers one city).
         loggers: Lightning loggers beside CSV and TensorBoard, as class_path and init_args.
     """
 
@@ -81,6 +84,7 @@ class FitConfig:
     views: int = 1
     early_stopping: int | None = None
     ema: float = 0.0
+    detector: Literal["knn", "softmax", "energy"] = "knn"
     loggers: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -115,6 +119,17 @@ class ProbeConfig:
     )  # fmt: skip
     chips: int = 1000
     frozen_baseline: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: if no chip is asked about, or a change is named twice.
+        """
+        if self.chips < 1:
+            raise ConfigError(f"probe.chips is {self.chips}: give 1 or more")
+        if len(set(self.changes)) < len(self.changes):
+            raise ConfigError(f"probe.changes are {', '.join(self.changes)}: name each once")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,6 @@ from dlslicer_geo.files import atomic
 from dlslicer_geo.model import weights as weight_files
 from dlslicer_geo.types import DETECTORS, Progress, quiet
 
-DETECTOR = "knn"
-"""The one that decides."""
-
 NEIGHBOUR = 5
 """The nearest training chip whose distance counts, from 1."""
 
@@ -84,9 +81,7 @@ def remember(model: Any, data: Any, *, seed: int = 0, progress: Progress = quiet
     model.bank = torch.cat(found).clone().to(model.device)  # a clone, as tensors of inference cannot be trained on
 
 
-def seal(
-    model: Any, path: Path, *, temperature: float, thresholds: Mapping[str, float], detector: str = DETECTOR
-) -> None:
+def seal(model: Any, path: Path, *, temperature: float, thresholds: Mapping[str, float], detector: str) -> None:
     """Give a model its temperature and thresholds, and write them and its bank into its checkpoint.
 
     Args:

@@ -104,7 +104,8 @@ def fit(model: CityClassifier, data: Any, **options: Any) -> CityClassifier:
     Args:
         model: the classifier.
         data: a ``ChipDataModule``.
-        options: ``max_epochs``, ``out``, ``views``, ``early_stopping``, ``loggers``, ``seed``, ``progress``.
+        options: ``max_epochs``, ``out``, ``views``, ``early_stopping``, ``ema``, ``loggers``, ``seed``, ``progress``,
+            and ``detector`` of unknown cities (``knn``, ``softmax``, ``energy``).
 
     Raises:
         LeakError: if two splits share ground, pixels or images, naming the two chips.
@@ -114,9 +115,10 @@ def fit(model: CityClassifier, data: Any, **options: Any) -> CityClassifier:
     from dlslicer_geo import splits
 
     splits.verify(data.chips, scenes=data.scenes)
+    shared = {"seed": options.get("seed", 0), "progress": options.get("progress", quiet)}
+    detector = options.pop("detector", "knn")
     fitted = room.fit(model, data, **options)
-    file = Path(options.get("out", "runs/fit")) / "model.ckpt"
-    calibrate(fitted, data, file, seed=options.get("seed", 0), progress=options.get("progress", quiet))
+    calibrate(fitted, data, Path(options.get("out", "runs/fit")) / "model.ckpt", detector=detector, **shared)
     return fitted
 
 

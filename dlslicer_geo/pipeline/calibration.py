@@ -23,7 +23,13 @@ MOST = 20_000
 
 
 def calibrate(
-    model: Any, data: Any, checkpoint: str | Path, *, seed: int = 0, progress: Progress = quiet
+    model: Any,
+    data: Any,
+    checkpoint: str | Path,
+    *,
+    detector: str = "knn",
+    seed: int = 0,
+    progress: Progress = quiet,
 ) -> dict[str, Any]:
     """Fit the temperature and the thresholds on val chips, and write them into the checkpoint.
 
@@ -34,6 +40,8 @@ def calibrate(
         model: a classifier as trained.
         data: the ``ChipDataModule`` it was trained on.
         checkpoint: the file that ``fit`` wrote.
+        detector: the one that decides: ``knn`` is best at places and sensors unlike any it was trained on,
+            ``softmax`` and ``energy`` at cities photographed like those.
         seed: seeds the draws.
         progress: shows how far it is.
 
@@ -52,8 +60,7 @@ def calibrate(
     logits = np.log(found["probabilities"].astype(np.float64).clip(1e-45))
     temperature = scores.fit_temperature(logits[known], found["label"][known])
     thresholds = {name: float(np.quantile(found[name][known], KEPT, method="inverted_cdf")) for name in DETECTORS}
-    room.seal(model, Path(checkpoint), temperature=temperature, thresholds=thresholds)
-    detector = model.hparams["detector"]
+    room.seal(model, Path(checkpoint), temperature=temperature, thresholds=thresholds, detector=detector)
     logger.info(
         "temperature %.2f, unknown above %s %.3f, fitted on %d val chips",
         temperature, detector, thresholds[detector], known.sum(),

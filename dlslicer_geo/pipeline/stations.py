@@ -110,7 +110,9 @@ def fit(run: Run) -> Done:
         early_stopping=how.early_stopping, ema=how.ema, loggers=loggers(how.loggers), seed=run.config.seed,
         progress=run.progress,
     )  # fmt: skip
-    notes = calibrate(classifier, data, run.checkpoint, seed=run.config.seed, progress=run.progress)
+    notes = calibrate(
+        classifier, data, run.checkpoint, detector=how.detector, seed=run.config.seed, progress=run.progress
+    )
     return Done(files=[run.checkpoint], notes={"calibration": notes})
 
 

@@ -123,7 +123,8 @@ def _base(config: Config, out: str | Path, progress: Progress) -> Run:
 
 
 def _rules(asked: SplitRule, gaps: Sequence[float]) -> Iterator[tuple[str, SplitRule]]:
-    plain = dataclasses.replace(asked, gap_m=0.0, test_from=None, given=None, kind="random")
+    # a city too small for one leg leaves that leg, and not the study
+    plain = dataclasses.replace(asked, gap_m=0.0, test_from=None, given=None, kind="random", allow_empty=("*",))
     yield "random", plain
     for gap in gaps:
         name = f"block-{asked.block_m:g}m-gap-{gap:g}m"
