@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dlslicer_geo.errors import RelevanceError
-from dlslicer_geo.relevance import METHODS, explain, relevance_maps
-from dlslicer_geo.relevance.maps import STARTS
+from dlslicer_geo.relevance import METHODS, Explainer, explain, relevance_maps
+from dlslicer_geo.relevance.starts import STARTS
 from dlslicer_geo.types import Saliency
 
 
@@ -193,6 +193,41 @@ def test_all_chips_of_a_scene_are_explained_for_its_most_probable_city(data: Chi
     assert why.city == tuple(expected[scene] for scene in why.scene_id)
 
 
+def test_a_city_may_be_named_for_every_scene(data: Chips) -> None:
+    why = ask(data, target={"one": "DEL", "two": "ALA"})
+    assert why.city == ("ALA", "DEL", "DEL", "ALA", "DEL")
+    assert why.notes["target"] == "predicted"
+    with pytest.raises(RelevanceError, match="no city is named for 1 scenes, such as two"):
+        ask(data, target={"one": "DEL"})
+
+
+def test_one_city_can_be_told_from_another(data: Chips) -> None:
+    why = ask(data, target="CAI", rather_than="ALA", layers=("layer3",))
+    back = ask(data, target="ALA", rather_than="CAI", layers=("layer3",))
+    assert (why.rather_than, why.notes["start"]) == (
+        "ALA",
+        "logit margin of the city over the other, head decomposed exactly",
+    )
+    np.testing.assert_allclose(why.maps["layer3"], -back.maps["layer3"], rtol=1e-4, atol=1e-6)
+    assert why.select(np.array([True, False, False, False, False])).rather_than == "ALA"
+
+
+def test_a_forward_pass_in_bfloat16_is_noted(data: Chips) -> None:
+    exact, coarse = ask(data, target="CAI"), ask(data, target="CAI", precision="bf16")
+    assert coarse.notes["precision"] == "bf16 forward"
+    assert "precision" not in exact.notes
+    assert np.corrcoef(exact.maps["layer4"].ravel(), coarse.maps["layer4"].ravel())[0, 1] > 0.99
+
+
+def test_an_explainer_is_made_once_and_asked_often(data: Chips) -> None:
+    asking = Explainer(Model(toy(dtype=torch.float32)), data, target="CAI", layers=("layer3",))
+    parts = [asking(np.array(ids)) for ids in ([4, 0], [2, 5, 1])]
+    whole = ask(data, target="CAI", layers=("layer3",))
+    np.testing.assert_allclose(
+        np.concatenate([part.maps["layer3"] for part in parts]), whole.maps["layer3"], rtol=1e-4, atol=1e-6
+    )
+
+
 def test_the_same_question_gets_the_same_bytes(data: Chips) -> None:
     first, second = ask(data, layers=LAYERS), ask(data, layers=LAYERS)
     assert all(first.maps[name].tobytes() == second.maps[name].tobytes() for name in LAYERS)
@@ -213,6 +248,10 @@ def test_the_true_city_is_explained_where_it_is_known(data: Chips) -> None:
         ({"chips": ()}, "none was asked for"),
         ({"chips": (1, 1)}, "1 chips are asked for twice"),
         ({"method": "lime"}, "'lime': take one of"),
+        ({"target": "CAI", "rather_than": "CAI"}, "'CAI': give a city of the model that is not the target"),
+        ({"target": "CAI", "rather_than": "XXX"}, "'XXX': give a city of the model"),
+        ({"rather_than": "CAI"}, "target is 'predicted', rather than CAI: name the city"),
+        ({"target": {"one": "XXX", "two": "CAI"}}, "target is 'XXX'"),
     ],
 )
 def test_explain_says_what_cannot_be_explained(data: Chips, options: dict[str, Any], message: str) -> None:

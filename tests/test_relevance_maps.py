@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dlslicer_geo.errors import RelevanceError
 from dlslicer_geo.relevance import METHODS, relevance_maps
-from dlslicer_geo.relevance.maps import STARTS
 from dlslicer_geo.relevance.networks import depths
+from dlslicer_geo.relevance.starts import STARTS
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -39,6 +42,18 @@ def test_a_depth_does_not_depend_on_what_else_is_asked(method: str) -> None:
     for name, values in together.items():
         alone = relevance_maps(net, x, target, method=method, layers=(name,))[name]
         torch.testing.assert_close(alone, values)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_forward_pass_in_bfloat16_finds_the_same_places(method: str) -> None:
+    net, x, target = network("resnet18"), images(4), torch.tensor([1, 7, 0, 9])
+    exact = relevance_maps(net, x, target, method=method, layers=LAYERS)
+    coarse = relevance_maps(net, x, target, method=method, layers=LAYERS, precision="bf16")
+    for name, values in coarse.items():
+        assert values.dtype == torch.float32
+        assert not torch.equal(values, exact[name])
+        pair = torch.stack([values.flatten(), exact[name].flatten()])
+        assert float(torch.corrcoef(pair)[0, 1]) >= 0.98
 
 
 def test_depths_are_named_by_resolution() -> None:
@@ -94,6 +109,40 @@ def test_the_model_is_left_exactly_as_it_was(method: str, failing: bool) -> None
     torch.testing.assert_close(after[1:], before[1:], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("method", ["relevance-cam-margin", "grad-cam"])
+def test_ctrl_c_at_any_moment_leaves_the_model_as_it_was(method: str) -> None:
+    net, x, target = network("resnet18").train(), images(), torch.tensor([1, 7])
+    before, draw, stopped = state(net), random.Random(0), 0
+    begin = time.perf_counter()
+    relevance_maps(net, x, target, method=method, layers=LAYERS)
+    usual = time.perf_counter() - begin
+    handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(40):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, max(1e-4, draw.uniform(0, usual)))
+                relevance_maps(net, x, target, method=method, layers=LAYERS)
+            except KeyboardInterrupt:
+                stopped += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            after = state(net)
+            assert after[0] == before[0]
+            torch.testing.assert_close(after[1:], before[1:], rtol=0, atol=0)
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert stopped >= 5
+
+
+def test_hooks_of_others_still_fire_and_stay() -> None:
+    net, seen = network("resnet18"), []
+    handle = net.get_submodule("layer2").register_forward_hook(lambda m, i, o: seen.append(type(m).__name__))
+    relevance_maps(net, images(), torch.tensor([1, 7]), method="grad-cam")
+    assert seen == ["Sequential"]
+    handle.remove()
+    assert not any(module._forward_hooks for module in net.modules())
+
+
 def test_a_training_network_is_explained_in_evaluation_mode() -> None:
     net, x, target = network("resnet18", drop_rate=0.5, drop_path_rate=0.5), images(), torch.tensor([1, 7])
     expected = relevance_maps(net, x, target, layers=LAYERS)
@@ -145,6 +194,10 @@ def test_tokens_are_no_feature_maps() -> None:
         ({"layers": ()}, "ask for one or more"),
         ({"target": torch.tensor([1, 10])}, "from 1 to 10, the network has 10 classes"),
         ({"target": torch.tensor([1])}, r"\(2, 3, 64, 64\) and targets \(1,\)"),
+        ({"against": torch.tensor([1, 10])}, "against reach from 1 to 10, the network has 10 classes"),
+        ({"against": torch.tensor([0, 7])}, "1 of 2 images are to be told from their own class"),
+        ({"against": torch.tensor([0, 7]), "method": "grad-cam"}, "told from their own class"),
+        ({"precision": "int8"}, "'int8': take one of float32, bf16"),
     ],
 )
 def test_questions_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:

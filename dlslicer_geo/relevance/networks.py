@@ -113,8 +113,8 @@ class Leaf:
         return output
 
     def back(self, relevance: Tensor, tape: Tape) -> Tensor:
-        """Relevance of the input."""
-        return relevance if self.rule is None else self.rule(self.module, tape.pop(), relevance)
+        """Relevance of the input, in the dtype of the output's, whatever the forward pass was computed in."""
+        return relevance if self.rule is None else self.rule(self.module, tape.pop().to(relevance.dtype), relevance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Sum:
 
     def back(self, relevance: Tensor, tape: Tape) -> Tensor:
         """Relevance of the input: that of branch and shortcut together."""
-        a, s = tape.pop()
+        a, s = (term.to(relevance.dtype) for term in tape.pop())
         of_branch, of_shortcut = self.share(a, s, relevance)
         through_shortcut = self.shortcut.back(of_shortcut, tape)
         return self.branch.back(of_branch, tape) + through_shortcut

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dlslicer_geo.errors import RelevanceError
-from dlslicer_geo.relevance.maps import DEFAULT, STARTS, asked, evaluating, relevance_maps
+from dlslicer_geo.relevance.maps import DEFAULT, asked, at_rest, relevance_maps
+from dlslicer_geo.relevance.starts import STARTS
 from dlslicer_geo.types import APPROXIMATE, Progress, Saliency, Scene, quiet
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ NOTES = {
     "relevance-cam-margin": "logit margin of the city over its likely rivals, head decomposed exactly",
 }
 """Where relevance starts, in words for the reader of a file."""
+
+NOTES_AGAINST = dict.fromkeys(NOTES, "+1 for the city, -1 for the other") | {
+    "relevance-cam-margin": "logit margin of the city over the other, head decomposed exactly",
+}
+"""The same where a city is told from one other."""
 
 
 class Classifier(Protocol):
@@ -93,12 +100,14 @@ def explain(
     chips: NDArray[np.int64],
     layers: Sequence[str] = ("layer4",),
     method: str = DEFAULT,
-    target: str = "predicted",
+    target: str | Mapping[str, str] = "predicted",
+    rather_than: str = "",
+    precision: str = "float32",
     progress: Progress = quiet,
 ) -> Saliency:
     """Find where in each chip the evidence for a city lies.
 
-    Maps are raw: signed, neither rectified nor rescaled per chip. The model is left exactly as it was.
+    Maps are raw: signed, neither rectified nor rescaled per chip. The model is never touched.
 
     Args:
         model: a city classifier over a timm network.
@@ -107,7 +116,9 @@ def explain(
         layers: depths among ``layer1`` … ``layer4``; see :mod:`dlslicer_geo.relevance.networks` for their meaning.
         method: one of :data:`~dlslicer_geo.relevance.METHODS`.
         target: the city to explain: ``predicted`` (for all chips of a scene the one with the highest mean
-            probability over the given chips), ``true``, or the code of a city.
+            probability over the given chips), ``true``, the code of a city, or a code for every scene id.
+        rather_than: code of the one city that it is told from; empty tells it from all others.
+        precision: ``float32``, or ``bf16`` for the forward pass.
         progress: watches the batches.
 
     Returns:
@@ -117,36 +128,128 @@ def explain(
         RelevanceError: if chips are unknown, the target is no city of the model or not known, or the method, a depth
             or a module of the network does not fit.
     """
-    names = tuple(asked(model.model, method, layers))
-    rows = _rows(data.chips, np.asarray(chips, np.int64))
-    classes = _classes(model, data, rows, target, progress)
-    maps: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-    found: list[NDArray[np.int64]] = []
-    edge = 0
-    for at, x in _inputs(model, data, rows, progress, "explain"):
-        wanted = torch.from_numpy(classes[at])
-        for name, values in relevance_maps(model.model, x, wanted, method=method, layers=names).items():
-            maps[name].append(values.float().cpu().numpy())
-        found.append(at)
-        edge = int(x.shape[-1])
-    log.info("explained %d chips by %s at %s", len(rows), method, ", ".join(names))
-    order = np.concatenate(found)
-    rows, classes = rows.iloc[order], classes[order]
-    scene_id = tuple(rows["scene_id"])
-    return Saliency(
-        method=method,
-        layers=names,
-        maps={name: np.concatenate(parts) for name, parts in maps.items()},
-        chip_id=rows.index.to_numpy(np.int64),
-        scene_id=scene_id,
-        city=tuple(model.cities[i] for i in classes),
-        windows=rows[["row", "col", "height", "width"]].to_numpy(np.int64),
-        stride=rows["stride"].to_numpy(np.int64),
-        grids=_grids(data.scenes, scene_id),
-        input_size=edge,
-        notes=_notes(model.model, method, target),
-        approximate=_approximate(data.scenes, scene_id),
+    asking = Explainer(
+        model, data, layers=layers, method=method, target=target, rather_than=rather_than, precision=precision
     )
+    return asking(chips, progress=progress)
+
+
+class Explainer:
+    """A question about a model, made ready once and then asked of any chips; arguments as of :func:`explain`."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        data: Chips,
+        *,
+        layers: Sequence[str] = ("layer4",),
+        method: str = DEFAULT,
+        target: str | Mapping[str, str] = "predicted",
+        rather_than: str = "",
+        precision: str = "float32",
+    ) -> None:
+        self.model, self.data = model, data
+        self.layers, self.method, self.precision = tuple(asked(model.model, method, layers)), method, precision
+        self.target, self.rather_than = target, rather_than
+        self._check_cities()
+        self.table = pd.DataFrame(data.chips.drop(columns="geometry")).set_index("chip_id")
+
+    @cached_property
+    def notes(self) -> dict[str, str]:
+        """What a reader of a file must know."""
+        target = self.target if isinstance(self.target, str) else "predicted"
+        notes = _notes(self.model.model, self.method, target, self.rather_than)
+        return notes | ({"precision": f"{self.precision} forward"} if self.precision != "float32" else {})
+
+    def __call__(self, chips: NDArray[np.int64], *, progress: Progress = quiet) -> Saliency:
+        """Explain chips by their numbers, each once.
+
+        Raises:
+            RelevanceError: if chips are unknown, or their city is not known.
+        """
+        rows = _rows(self.table, np.asarray(chips, np.int64))
+        classes = self._classes(rows, progress)
+        maps: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.layers}
+        found: list[NDArray[np.int64]] = []
+        edge = 0
+        for at, x in _inputs(self.model, self.data, rows, progress, "explain"):
+            for name, values in self._maps(x, classes[at]).items():
+                maps[name].append(values.float().cpu().numpy())
+            found.append(at)
+            edge = int(x.shape[-1])
+        log.info("explained %d chips by %s at %s", len(rows), self.method, ", ".join(self.layers))
+        order = np.concatenate(found)
+        rows, classes = rows.iloc[order], classes[order]
+        scene_id = tuple(rows["scene_id"])
+        return Saliency(
+            method=self.method,
+            layers=self.layers,
+            maps={name: np.concatenate(parts) for name, parts in maps.items()},
+            chip_id=rows.index.to_numpy(np.int64),
+            scene_id=scene_id,
+            city=tuple(self.model.cities[i] for i in classes),
+            windows=rows[["row", "col", "height", "width"]].to_numpy(np.int64),
+            stride=rows["stride"].to_numpy(np.int64),
+            grids=_grids(self.data.scenes, scene_id),
+            input_size=edge,
+            notes=self.notes,
+            approximate=_approximate(self.data.scenes, scene_id),
+            rather_than=self.rather_than,
+        )
+
+    def _maps(self, x: Tensor, classes: NDArray[np.int64]) -> dict[str, Tensor]:
+        wanted, rivals = torch.from_numpy(classes), None
+        if self.rather_than:
+            rivals = torch.full_like(wanted, list(self.model.cities).index(self.rather_than))
+        options: dict[str, Any] = {"method": self.method, "layers": self.layers, "precision": self.precision}
+        return relevance_maps(self.model.model, x, wanted, against=rivals, **options)
+
+    def _check_cities(self) -> None:
+        cities = list(self.model.cities)
+        if isinstance(self.target, str):
+            asked_for = [self.target] if self.target not in ("predicted", "true") else []
+        else:
+            asked_for = sorted(set(self.target.values()))
+        for city in (city for city in asked_for if city not in cities):
+            raise RelevanceError(f"target is {city!r}: give predicted, true, or one of {', '.join(cities)}")
+        if not self.rather_than:
+            return
+        if self.rather_than not in cities or self.rather_than in asked_for:
+            raise RelevanceError(
+                f"rather_than is {self.rather_than!r}: give a city of the model that is not the target: "
+                f"{', '.join(city for city in cities if city not in asked_for)}"
+            )
+        if not asked_for:
+            raise RelevanceError(
+                f"the target is {self.target!r}, rather than {self.rather_than}: name the city that it is told from"
+            )
+
+    def _classes(self, rows: pd.DataFrame, progress: Progress) -> NDArray[np.int64]:
+        """(n,) class to explain for each chip."""
+        cities = pd.Index(list(self.model.cities))
+        if self.target == "predicted":
+            return _predicted(self.model, self.data, rows, progress)
+        if self.target == "true":
+            return _true(cities, rows)
+        if isinstance(self.target, str):
+            return np.full(len(rows), cities.get_loc(self.target), np.int64)
+        lacking = sorted(set(rows["scene_id"]) - set(self.target))
+        if lacking:
+            raise RelevanceError(
+                f"no city is named for {len(lacking)} scenes, such as {lacking[0]}: name one for each"
+            )
+        return cities.get_indexer(pd.Index(rows["scene_id"].map(self.target))).astype(np.int64)
+
+
+def _true(cities: pd.Index[Any], rows: pd.DataFrame) -> NDArray[np.int64]:
+    unknown = rows.loc[~rows["city"].isin(cities), "city"]
+    if len(unknown):
+        first = unknown.iloc[0] if isinstance(unknown.iloc[0], str) else "unknown"
+        raise RelevanceError(
+            f"the city of {len(unknown)} chips, such as chip {unknown.index[0]} ({first}), is none of "
+            "the model's: explain the target 'predicted' or a city by its code"
+        )
+    return cities.get_indexer(pd.Index(rows["city"])).astype(np.int64)
 
 
 def _approximate(scenes: GeoDataFrame, scene_id: Iterable[str]) -> tuple[str, ...]:
@@ -155,10 +258,9 @@ def _approximate(scenes: GeoDataFrame, scene_id: Iterable[str]) -> tuple[str, ..
     return tuple(sorted(known & set(scene_id)))
 
 
-def _rows(table: GeoDataFrame, chips: NDArray[np.int64]) -> pd.DataFrame:
-    """The rows of the asked chips, in the asked order, with the chip id as index."""
-    rows = pd.DataFrame(table.drop(columns="geometry")).set_index("chip_id")
-    unknown = chips[~np.isin(chips, rows.index)]
+def _rows(table: pd.DataFrame, chips: NDArray[np.int64]) -> pd.DataFrame:
+    """The rows of the asked chips, in the asked order, of a table with the chip id as index."""
+    unknown = chips[table.index.get_indexer(pd.Index(chips)) < 0]
     if not len(chips) or len(unknown):
         first = f"chip {unknown[0]} is not" if len(unknown) else "none was asked for"
         raise RelevanceError(
@@ -166,37 +268,17 @@ def _rows(table: GeoDataFrame, chips: NDArray[np.int64]) -> pd.DataFrame:
         )
     if len(np.unique(chips)) < len(chips):
         raise RelevanceError(f"{len(chips) - len(np.unique(chips))} chips are asked for twice: name each once")
-    return rows.loc[chips]
-
-
-def _classes(
-    model: Classifier, data: Chips, rows: pd.DataFrame, target: str, progress: Progress
-) -> NDArray[np.int64]:
-    """(n,) class to explain for each chip."""
-    cities = list(model.cities)
-    if target == "predicted":
-        return _predicted(model, data, rows, progress)
-    if target == "true":
-        unknown = rows.loc[~rows["city"].isin(cities), "city"]
-        if len(unknown):
-            first = unknown.iloc[0] if isinstance(unknown.iloc[0], str) else "unknown"
-            raise RelevanceError(
-                f"the city of {len(unknown)} chips, such as chip {unknown.index[0]} ({first}), is none of "
-                "the model's: explain the target 'predicted' or a city by its code"
-            )
-        return pd.Index(cities).get_indexer(pd.Index(rows["city"])).astype(np.int64)
-    if target not in cities:
-        raise RelevanceError(f"target is {target!r}: give predicted, true, or one of {', '.join(cities)}")
-    return np.full(len(rows), cities.index(target), np.int64)
+    return table.loc[chips]
 
 
 def _predicted(model: Classifier, data: Chips, rows: pd.DataFrame, progress: Progress) -> NDArray[np.int64]:
     """The class with the highest mean probability over the chips of a scene, for each of its chips."""
     scene_of, scenes = pd.factorize(rows["scene_id"])
     total = np.zeros((len(scenes), len(model.cities)))
-    with evaluating(model.model), torch.no_grad():
+    net = at_rest(model.model)
+    with torch.no_grad():
         for at, x in _inputs(model, data, rows, progress, "predict"):
-            probabilities = model.model(x).double().softmax(dim=1).cpu().numpy()
+            probabilities = net(x).double().softmax(dim=1).cpu().numpy()
             np.add.at(total, scene_of[at], probabilities)
     best: NDArray[np.int64] = total.argmax(axis=1)
     return best[scene_of]
@@ -221,12 +303,11 @@ def _grids(scenes: GeoDataFrame, scene_id: tuple[str, ...]) -> dict[str, Any]:
     return {str(record["scene_id"]): Scene.from_record(record).grid for record in used.to_dict("records")}
 
 
-def _notes(net: nn.Module, method: str, target: str) -> dict[str, str]:
-    """What a reader of the file must know."""
+def _notes(net: nn.Module, method: str, target: str, rather_than: str) -> dict[str, str]:
     notes = {"target": target, "network": type(net).__name__, "weights_sha256": _weights_sha256(net)}
     if method in STARTS:
         notes |= {
-            "start": NOTES[method],
+            "start": NOTES_AGAINST[method] if rather_than else NOTES[method],
             "residual_sums": "by value where a rectifier follows (ResNet), by size otherwise (EfficientNet-Lite)",
             "map": "sum over channels of the mean relevance times the size of the activation",
             "no_positive_product": "shared by squared weights, so that the sum of relevance is kept",

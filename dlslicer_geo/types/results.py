@@ -151,6 +151,7 @@ class Saliency:
         input_size: edge in pixels of what the network saw.
         notes: anything a reader of the file must know (model hash, how un-rectified sums were shared ...).
         approximate: ids of the scenes that lie somewhere in their city only.
+        rather_than: code of the one city that the explained ones are told from; empty for all others.
     """
 
     method: str
@@ -165,6 +166,7 @@ class Saliency:
     input_size: int
     notes: Mapping[str, str] = field(default_factory=dict)
     approximate: tuple[str, ...] = ()
+    rather_than: str = ""
 
     def __len__(self) -> int:
         """Number of chips."""
@@ -174,9 +176,8 @@ class Saliency:
         """The chips where ``keep`` (n,) is true."""
         at = np.flatnonzero(keep)
         scene_id = tuple(self.scene_id[i] for i in at)
-        return Saliency(
-            method=self.method,
-            layers=self.layers,
+        return replace(
+            self,
             maps={name: values[at] for name, values in self.maps.items()},
             chip_id=self.chip_id[at],
             scene_id=scene_id,
@@ -184,8 +185,6 @@ class Saliency:
             windows=self.windows[at],
             stride=self.stride[at],
             grids={name: self.grids[name] for name in dict.fromkeys(scene_id)},
-            input_size=self.input_size,
-            notes=self.notes,
             approximate=tuple(name for name in self.approximate if name in set(scene_id)),
         )
 
