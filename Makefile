@@ -30,6 +30,7 @@ check: lint
 bench: $(READY)
 	$(BIN)/python benchmarks/bench_prepare.py --out benchmarks/results.md
 	$(BIN)/python benchmarks/bench_verify.py --out benchmarks/verify.md
+	$(BIN)/python benchmarks/relevance.py --out benchmarks/relevance.md
 
 # uv is bootstrapped with pip, into its own environment, when it is missing
 $(READY): requirements.lock pyproject.toml

@@ -161,3 +161,22 @@ def left_out(codes: tuple[str, ...]) -> dict[str, Any]:
         "detector": "energy", "auroc": mean["auroc"]["energy"], "fpr95": mean["fpr95"]["energy"],
         "per_city": per_city, "mean": mean, "provenance": {"version": "0.1.0"},
     }  # fmt: skip
+
+
+def checked(**changes: Any) -> dict[str, Any]:
+    """What ``relevance.check`` says of two methods at two depths; figures of the default may be given anew."""
+    rows = [
+        {"method": method, "layer": layer, "conservation": kept, "head_shuffled": shuffled,
+         "head_shuffled_spread": 0.07, "head_shuffled_absolute": 0.62, "class_contrast": -0.4, "insertion": 0.41,
+         "deletion": 0.29, "average_drop": 0.48, "average_increase": 0.125, "twin": None,
+         "stages": {"head": shuffled, "layer4": 0.2, "layer3": None}}
+        for method, kept, shuffled in (("relevance-cam", 1e-7, 0.98), ("relevance-cam-margin", 4e-6, -0.12))
+        for layer in ("layer3", "layer4")
+    ]  # fmt: skip
+    for row in rows[2:]:
+        row.update(changes)
+    return {
+        "chips": 64, "seed": 0, "cities": 8, "layers": ["layer3", "layer4"], "default": "relevance-cam-margin",
+        "input_size": 192, "network": "resnet18", "weights_sha256": "ab" * 32, "explained": "predicted city",
+        "rows": rows, "notes": ["Pixels came and went in 8 equal parts."],
+    }  # fmt: skip

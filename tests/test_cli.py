@@ -64,7 +64,8 @@ def test_the_run_makes_every_file_that_is_promised(done: tuple[Path, Path]) -> N
     promised = (
         "scenes.parquet cut.parquet chips.parquet split_certificate.json model.ckpt predictions/part-0.parquet "
         "gis/predictions.gpkg probes.parquet metrics.json confusion.csv report.html figures/confusion.png "
-        "figures/gallery.png similarity.csv neighbours.parquet map.html run.json config.yaml"
+        "gallery.html figures/gallery/almaty.png figures/gallery/new_york.png saliency.parquet saliency_cities.csv "
+        "similarity.csv neighbours.parquet map.html run.json config.yaml"
     )
     assert [name for name in promised.split() if not (run / name).is_file()] == []
     for folder in ("city", "confidence", "saliency"):

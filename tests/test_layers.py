@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -15,18 +14,16 @@ import rasterio
 from affine import Affine
 from layer_tables import ALMATY, CITIES, ONE_CHIP, chip_table, grid_at, naip_grids, predictions, saliency
 from odc.geo.geobox import GeoBox
-from PIL import Image
 from rio_cogeo.cogeo import cog_validate
 
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import (
     PALETTE,
     city_colour,
-    draw_gallery,
     write_predictions,
     write_saliency,
 )
-from dlslicer_geo.types import Predictions, Saliency
+from dlslicer_geo.types import Predictions
 
 
 @pytest.fixture(scope="module")
@@ -185,12 +182,10 @@ def test_the_same_input_gives_the_same_bytes(
     chips, grids = naip
     maps = {"layer4": np.random.default_rng(0).normal(size=(len(chips), 7, 7)).astype(np.float32)}
     why = saliency(chips, grids, maps)
-    images = {int(i): np.full((64, 64, 3), 90, np.uint8) for i in why.chip_id}
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
     for name in ("a", "b"):
         write_predictions(predictions(chips), chips, tmp_path / name)
         write_saliency(why, tmp_path / name)
-        draw_gallery(why, images, tmp_path / name / "gallery.png")
     assert pyogrio.get_gdal_config_option("OGR_CURRENT_DATE") is None
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
@@ -226,28 +221,3 @@ def test_a_chip_that_is_not_in_the_table_is_an_error(almaty: gpd.GeoDataFrame, t
 
 def test_the_palette_has_45_distinct_colours_and_then_repeats() -> None:
     assert len(set(PALETTE)) == 45 and city_colour(45) == PALETTE[0]
-
-
-def test_the_gallery_draws_one_scale_per_city(data_root: Path, tmp_path: Path) -> None:
-    folder = data_root / "naip_cities"
-    cities = [path.stem for city in CITIES for path in sorted(folder.glob(f"{city}_2018_*.tif"))[:4]]
-    grids = naip_grids(data_root, cities)
-    chips = chip_table(grids, size=256, stride=256)
-    images = {}
-    for chip, name in enumerate(cities):
-        with rasterio.open(folder / f"{name}.tif") as source:
-            images[chip] = np.moveaxis(source.read(), 0, -1)
-    waves = np.sin(np.linspace(0, 6, 14))
-    maps = np.outer(waves, waves)[None] * np.arange(1, 13)[:, None, None]
-    why = saliency(chips, grids, {"layer3": maps.astype(np.float32)})
-    why = Saliency(**{n: getattr(why, n) for n in why.__slots__} | {"city": tuple(c.split("_")[0] for c in cities)})
-    path = draw_gallery(why, images, tmp_path / "gallery.png", names={0: "true chico, predicted riverside"})
-    drawn = np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("RGB")).astype(int)
-    assert drawn.shape[1] == 120 + 4 * (3 * 112 + 16)
-    heat = drawn[36:148, 120 + 112 : 120 + 222], drawn[36:148, 120 + 3 * 352 + 112 : 120 + 3 * 352 + 222]
-    colourful = [np.ptp(panel, axis=-1).mean() for panel in heat]
-    assert colourful[1] > 1.5 * colourful[0], "four times the relevance must look stronger"
-    with pytest.raises(LayerError, match="layer layer9 was not explained"):
-        draw_gallery(why, images, path, layer="layer9")
-    with pytest.raises(LayerError, match="1 of 12 chips have no image"):
-        draw_gallery(why, {i: images[i] for i in range(1, 12)}, path)

@@ -1,91 +1,32 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+from defusedxml import ElementTree
 from layer_tables import ALMATY, chip_table, grid_at, map_points, saliency
+from odc.geo.geobox import GeoBox
+from rasterio.enums import MaskFlags
 from rasterio.warp import transform as warp_points
 from rio_cogeo.cogeo import cog_validate
+from scipy import ndimage
 
 from dlslicer_geo.errors import LayerError
-from dlslicer_geo.layers import (
-    Lattice,
-    blend,
-    hann,
-    write_saliency,
-)
-from dlslicer_geo.types import Saliency
+from dlslicer_geo.layers import write_masked, write_saliency
+from dlslicer_geo.types import Channels, Saliency, Scene
+
+NAMES = {"layer2": 28, "layer4": 7}
 
 
 @pytest.fixture(scope="module")
 def almaty() -> gpd.GeoDataFrame:
     return chip_table({"almaty": ALMATY}, size=480, stride=240)
-
-
-def test_half_overlapping_hann_weights_sum_to_one() -> None:
-    position = (np.arange(56) + 0.5) / 56
-    assert np.allclose(hann(position[:28]) + hann(position[28:]), 1, atol=1e-12) and hann(position).min() > 0
-
-
-def test_a_constant_map_stays_constant_up_to_ragged_edges_and_on_any_lattice() -> None:
-    for size, stride, cells in [(480, 240, 56), (480, 240, 7), (256, 100, 7), (250, 250, 14), (480, 360, 28)]:
-        start = [(0, 0), (0, stride), (stride, 2 * stride), (5 * stride, 0), (37, 11)]
-        windows = np.array([(row, col, size, size) for row, col in start])
-        lattice = Lattice.over(windows, stride, (cells, cells))
-        blended, count = blend(np.full((5, cells, cells), 0.7, np.float32), windows, lattice)
-        assert np.abs(blended[count > 0] - 0.7).max() < 1e-6
-        assert np.isnan(blended[count == 0]).all() and count.max() >= 2
-        area = np.zeros((5 * stride + size + 37, 2 * stride + size + 37), bool)
-        for row, col, height, width in windows:
-            area[row : row + height, col : col + width] = True
-        assert (count > 0).sum() * np.prod(lattice.cell) == pytest.approx(area.sum(), rel=0.1)
-
-
-def test_the_lattice_divides_the_stride_into_the_cells_of_the_shallowest_layer() -> None:
-    windows = np.array([(row, col, 480, 480) for row in range(0, 4321, 240) for col in range(0, 4321, 240)])
-    layer1 = Lattice.over(windows, 240, (56, 56))
-    assert layer1.shape == (560, 560) and layer1.per_stride == (28, 28)
-    assert Lattice.over(windows, 240, (7, 7)).per_stride == (4, 4)  # 3.5 cells per stride, rounded up
-
-
-def test_a_point_source_lands_within_one_cell() -> None:
-    windows = np.array([(row, col, 480, 480) for row in (240, 480, 720) for col in (480, 720, 960)])
-    point = np.array([800.0, 1010.0])
-    maps = np.zeros((9, 56, 56), np.float32)
-    for chip, window in enumerate(windows):
-        row, col = ((point - window[:2]) * 56 // 480).astype(int)
-        if 0 <= row < 56 and 0 <= col < 56:
-            maps[chip, row, col] = 1
-    lattice = Lattice.over(windows, 240, (56, 56))
-    blended, _ = blend(maps, windows, lattice)
-    peak = np.array(np.unravel_index(np.nanargmax(blended), blended.shape)) + np.array(lattice.origin) + 0.5
-    assert np.abs(peak * lattice.cell - point).max() <= lattice.cell[0]
-
-
-def test_blending_agrees_with_a_slow_twin_that_visits_every_cell() -> None:
-    random = np.random.default_rng(1)
-    windows = np.array([(0, 0, 100, 100), (0, 50, 100, 100), (50, 50, 100, 100), (60, 10, 100, 100)])
-    maps = random.normal(size=(4, 7, 7)).astype(np.float32)
-    lattice = Lattice.over(windows, 50, (14, 14))
-    blended, count = blend(maps, windows, lattice)
-    for row, col in random.integers(0, lattice.shape, (60, 2)):
-        y, x = (row + 0.5) * lattice.cell[0], (col + 0.5) * lattice.cell[1]
-        total = weight = 0.0
-        for values, (top, left, height, width) in zip(maps, windows, strict=True):
-            v, u = (y - top) / height, (x - left) / width
-            if 0 <= v < 1 and 0 <= u < 1:
-                rows, cols = np.clip(np.array([v, u]) * 7 - 0.5, 0, 6)
-                r, c = min(int(rows), 5), min(int(cols), 5)
-                corner = values[r : r + 2, c : c + 2].astype(float)
-                value = np.array([1 - rows + r, rows - r]) @ corner @ np.array([1 - cols + c, cols - c])
-                share = np.sin(np.pi * v) ** 2 * np.sin(np.pi * u) ** 2
-                total, weight = total + share * value, weight + share
-        assert (count[row, col] > 0) == (weight > 0)
-        if weight:
-            assert blended[row, col] == pytest.approx(total / weight, abs=1e-6)
 
 
 def test_saliency_keeps_raw_values_and_says_how_it_was_made(almaty: gpd.GeoDataFrame, tmp_path: Path) -> None:
@@ -144,3 +85,84 @@ def test_chips_of_two_cuts_in_one_scene_are_an_error(almaty: gpd.GeoDataFrame, t
     why = saliency(mixed, {"almaty": ALMATY}, {"layer4": np.ones((2, 7, 7), np.float32)})
     with pytest.raises(LayerError, match="2 strides: explain chips of one cut"):
         write_saliency(why, tmp_path)
+
+
+def scene_of(path: Path, grid: GeoBox, **other: Any) -> Scene:
+    scene = Scene(
+        scene_id="almaty", city="chico", city_name=None, site="a", path=str(path), source=str(path), grid=grid,
+        bands=3, dtype="uint8", nodata=None, gsd_m=0.5, acquired=None, georef="geotiff", accuracy_m=None, sha256="",
+        valid_fraction=1.0, channels=Channels(),
+    )  # fmt: skip
+    return replace(scene, **other)
+
+
+def test_the_masked_scene_keeps_what_lies_above_mean_and_sigma_and_no_hole(
+    raster: Callable[..., Path], tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    pixels = random.integers(1, 255, (3, 1300, 1200), dtype=np.uint8)
+    pixels[:, 200:330, 150:400] = 0
+    path = raster("scene.tif", crs="EPSG:32643", origin=(653_000, 4_791_000), gsd=0.5, pixels=pixels, nodata=0)
+    grid = grid_at("EPSG:32643", 653_000, 4_791_000, (1300, 1200), 0.5)
+    chips = chip_table({"almaty": grid}, size=240, stride=120)  # the last 100 rows are under no chip
+    maps = {name: random.normal(size=(len(chips), edge, edge)).astype(np.float32) for name, edge in NAMES.items()}
+    layer = write_saliency(saliency(chips, {"almaty": grid}, maps), tmp_path)[0]
+    masked = write_masked(layer.path, scene_of(path, grid), tmp_path, provenance={"config": "77"})
+    assert masked == tmp_path / "masked" / layer.path.name and cog_validate(masked, strict=True)[:2] == (True, [])
+    with rasterio.open(layer.path) as source:
+        deep, cell = source.read(2).astype(float), source.res[0] / 0.5
+    y, x = ((np.arange(length) + 0.5) / cell - 0.5 for length in grid.shape)
+    full = ndimage.map_coordinates(deep, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest")
+    full[round(len(deep) * cell) :] = np.nan
+    expected = (full > np.nanmean(deep) + np.nanstd(deep)) & (pixels != 0).all(axis=0)
+    with rasterio.open(masked) as source:
+        assert source.transform == grid.affine and source.dtypes == ("uint8",) * 3
+        assert all(MaskFlags.per_dataset in flags for flags in source.mask_flag_enums)
+        kept, colours, tags = source.dataset_mask() > 0, source.read(), source.tags()
+    assert 0.05 < expected.mean() < 0.3 and (kept != expected).sum() <= 3  # ties with the rounded threshold
+    assert np.array_equal(colours[:, kept], pixels[:, kept]) and not colours[:, ~kept].any()
+    assert tags["KEPT"].startswith("layer4 above 0.") and tags["CITY"] == "chico" and "77" in tags["dlslicer_geo"]
+
+
+def test_a_turned_scene_is_masked_on_its_own_grid_and_gaps_between_chips_are_left_out(
+    raster: Callable[..., Path], tmp_path: Path
+) -> None:
+    grid = grid_at("EPSG:32643", 653_000, 4_791_000, (512, 512), 0.5, turn=20)
+    pixels = np.full((1, 512, 512), 900, np.uint16)
+    path = raster("turned.tif", crs="EPSG:32643", pixels=pixels, transform=grid.affine)
+    chips = chip_table({"almaty": grid}, size=128, stride=128).iloc[[0, 3, 12, 15]]  # the four corners
+    maps = np.array([1, 0, 0, 0], np.float32)[:, None, None] * np.ones((1, 4, 4), np.float32)
+    layer = write_saliency(saliency(chips, {"almaty": grid}, {"layer4": maps}), tmp_path)[0]
+    grey = Channels(bands=(1, 1, 1), low=(0, 0, 0), high=(1800, 1800, 1800))
+    masked = write_masked(layer.path, scene_of(path, grid, channels=grey), tmp_path)
+    with rasterio.open(masked) as source:
+        kept = source.dataset_mask() > 0
+        assert kept[:128, :128].all() and kept.sum() == 128**2 and np.all(source.read()[:, kept] == 128)
+        assert np.allclose(source.transform, grid.affine)
+
+
+def test_a_saliency_file_of_another_scene_masks_nothing(almaty: gpd.GeoDataFrame, tmp_path: Path) -> None:
+    maps = {"layer4": np.ones((len(almaty), 7, 7), np.float32)}
+    layer = write_saliency(saliency(almaty, {"almaty": ALMATY}, maps), tmp_path)[0]
+    scene = scene_of(tmp_path / "nothing.tif", ALMATY)
+    with pytest.raises(LayerError, match=r"is of scene almaty .* give a saliency file of scene astana"):
+        write_masked(layer.path, replace(scene, scene_id="astana"), tmp_path)
+    with pytest.raises(LayerError, match=r"nothing\.tif cannot be read"):
+        write_masked(layer.path, scene, tmp_path)
+    assert not list((tmp_path / "masked").iterdir())
+
+
+def test_qgis_finds_a_style_that_is_symmetric_around_zero_for_the_deepest_band(
+    almaty: gpd.GeoDataFrame, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    maps = {name: random.normal(size=(len(almaty), edge, edge)).astype(np.float32) for name, edge in NAMES.items()}
+    layer = write_saliency(saliency(almaty, {"almaty": ALMATY}, maps), tmp_path)[0]
+    style = ElementTree.parse(layer.path.with_suffix(".qml")).getroot()
+    renderer = None if style is None else style.find("pipe/rasterrenderer")
+    assert renderer is not None and renderer.get("band") == "2" and renderer.get("type") == "singlebandpseudocolor"
+    low, high = (float(renderer.get(f"classification{end}", "nan")) for end in ("Min", "Max"))
+    assert layer.limits is not None and -low == high == pytest.approx(layer.limits[1], rel=1e-6)
+    stops = [(float(item.get("value", "nan")), item.get("alpha")) for item in renderer.iter("item")]
+    values = np.array([value for value, _ in stops])
+    assert np.allclose(values, -values[::-1]) and np.all(np.diff(values) > 0) and (0.0, "0") in stops

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from run_worlds import ABLATION, EIGHT, World, left_out, world
+from run_worlds import ABLATION, EIGHT, World, checked, left_out, world
 
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.report import FIGURES, confidence, draw_ablation, draw_confusion, maps, style, write_report
@@ -36,7 +36,7 @@ def three() -> World:
 def whole(three: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a page that has every part but a comparison; tests only read it."""
     folder = tmp_path_factory.mktemp("whole")
-    written(folder, three, ablation=ABLATION, leave_city_out=left_out(three.report.cities))
+    written(folder, three, ablation=ABLATION, leave_city_out=left_out(three.report.cities), saliency_check=checked())
     return folder
 
 
@@ -162,6 +162,7 @@ def test_parts_that_are_absent_are_left_out_with_a_sentence_and_old_figures_go(
     for part in (
         "Calibration", "An answer of unknown", "A comparison", "What a leak would have been worth", "Provenance",
         "How well chips of a city that was never learnt", "What is cheap to have", "What chips of a scene or site",
+        "A check of the saliency",
     ):  # fmt: skip
         assert re.search(rf"{part}[^.]* (is|are) not shown: ", text), part
     kept = {path.name for path in (tmp_path / "figures").iterdir()}
@@ -230,7 +231,9 @@ def test_the_page_carries_everything_and_forbids_itself_to_load_more(whole: Path
 
 def test_the_same_evidence_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     again = world(3)
-    written(tmp_path, again, ablation=ABLATION, leave_city_out=left_out(again.report.cities))
+    written(
+        tmp_path, again, ablation=ABLATION, leave_city_out=left_out(again.report.cities), saliency_check=checked()
+    )
     one, two = (
         {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
         for folder in (whole, tmp_path)
@@ -379,7 +382,14 @@ def test_the_page_fits_the_window_and_shows_every_figure(width: int, tmp_path: P
     from playwright.sync_api import sync_playwright
 
     made = world(45, sites=6)
-    written(tmp_path, made, leave_city_out=left_out(made.report.cities), ablation=ABLATION, title="a" * 90)
+    written(
+        tmp_path,
+        made,
+        leave_city_out=left_out(made.report.cities),
+        ablation=ABLATION,
+        title="a" * 90,
+        saliency_check=checked(),
+    )
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = chromium.new_context(offline=True, java_script_enabled=True).new_page()

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _POSITIONAL = {"scan": "EXPERIMENT.yaml|IMAGES"}
 
+CHECKED = 64
+"""Chips that ``explain --check`` draws where the experiment does not say."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
@@ -83,6 +86,36 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _station(verb: str, words: list[str]) -> int:
+    known, overrides = _station_parser(verb, words).parse_known_args(words)
+
+    from dlslicer_geo import config, pipeline
+
+    if verb == "scan" and known.prepare:
+        overrides = ["--data.prepare", "all", *overrides]
+    if verb == "score" and known.against:
+        overrides = ["--score.against", known.against, *overrides]
+    bare = verb == "scan" and Path(known.experiment).suffix not in (".yaml", ".yml")
+    experiment = (config.of_images if bare else config.load)(known.experiment, overrides)
+    stations: tuple[str, ...] = (verb,)
+    if verb == "explain" and known.check:
+        stations = ("check", "score", "explain")
+        if not experiment.check.chips:
+            experiment = config.load(known.experiment, ["--check.chips", str(CHECKED), *overrides])
+    if known.print_config:
+        print(config.dump(experiment), end="")
+        return 0
+    out = Path(known.out) if known.out else Path("runs") / name_of(known.experiment)
+    begin = time.monotonic()
+    with Bars() as bars:
+        if verb != "run":
+            done = pipeline.run(experiment, out, stations=stations, force=known.force, progress=bars.track)
+        else:
+            done = _run_all(experiment, out, known, bars)
+    print(last_screen(done, time.monotonic() - begin))
+    return 0
+
+
+def _station_parser(verb: str, words: list[str]) -> Parser:
     parser = Parser(
         prog=f"{PROG} {verb}",
         usage=f"{PROG} {verb} {_POSITIONAL.get(verb, 'EXPERIMENT.yaml')} [--section.key value ...] [--out RUN]",
@@ -101,30 +134,13 @@ def _station(verb: str, words: list[str]) -> int:
     parser.add_argument("--print_config", action="store_true", help="print the resolved configuration and stop")
     if verb == "score":
         parser.add_argument("--against", metavar="OTHER", help="run folder of another model to compare with")
+    if verb == "explain":
+        parser.add_argument(
+            "--check", action="store_true", help=f"first check all methods on {CHECKED} chips, or as check.chips says"
+        )
     if verb == "run":
         parser.add_argument("--from", dest="start", metavar="STATION", help="begin at this station, and force it")
-    known, overrides = parser.parse_known_args(words)
-
-    from dlslicer_geo import config, pipeline
-
-    if verb == "scan" and known.prepare:
-        overrides = ["--data.prepare", "all", *overrides]
-    if verb == "score" and known.against:
-        overrides = ["--score.against", known.against, *overrides]
-    bare = verb == "scan" and Path(known.experiment).suffix not in (".yaml", ".yml")
-    experiment = (config.of_images if bare else config.load)(known.experiment, overrides)
-    if known.print_config:
-        print(config.dump(experiment), end="")
-        return 0
-    out = Path(known.out) if known.out else Path("runs") / name_of(known.experiment)
-    begin = time.monotonic()
-    with Bars() as bars:
-        if verb != "run":
-            done = pipeline.run(experiment, out, stations=(verb,), force=known.force, progress=bars.track)
-        else:
-            done = _run_all(experiment, out, known, bars)
-    print(last_screen(done, time.monotonic() - begin))
-    return 0
+    return parser
 
 
 def _run_all(experiment: Any, out: Path, known: argparse.Namespace, bars: Bars) -> Run:

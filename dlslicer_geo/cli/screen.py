@@ -31,7 +31,7 @@ def last_screen(done: Run, seconds: float) -> str:
         ("GeoPackage", "gis/predictions.gpkg", "drag it into QGIS"),
         ("city rasters", "gis/city", "Cloud Optimized GeoTIFF"),
         ("saliency", "gis/saliency", "Cloud Optimized GeoTIFF"),
-        ("gallery", "figures/gallery.png", "chip, heat map, masked chip"),
+        ("gallery", "gallery.html", "chips, heat maps and masked chips of every city, and its portrait"),
         ("certificate", "split_certificate.json", _proven(done.folder)),
         ("model", "model.ckpt", f"{PROG} apply {done.folder} IMAGE.tif --out DIR"),
     ]

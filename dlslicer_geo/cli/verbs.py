@@ -24,7 +24,10 @@ class Verb:
     sections: tuple[str, ...] = ()
 
 
-ALL_SECTIONS = ("data", "chips", "split", "model", "fit", "predict", "probe", "score", "explain", "similar", "map")
+ALL_SECTIONS = (
+    "data", "chips", "split", "model", "fit", "predict", "probe", "check", "score", "explain", "similar",
+    "map",
+)  # fmt: skip
 
 VERBS = {
     "scan": Verb(
@@ -51,13 +54,20 @@ VERBS = {
         "probes.parquet, frozen.parquet",
         ("probe",),
     ),
+    "check": Verb(
+        "check whether the explanations of this model can be right, on check.chips chips, beside other methods",
+        "saliency_check.json",
+        ("check",),
+    ),
     "score": Verb(
         "compare predictions with the truth, baselines and another run, with intervals",
         "report.html, metrics.json, confusion.csv, figures/*.png",
         ("score",),
     ),
     "explain": Verb(
-        "show on the ground what gave the city away", "gis/saliency/*.tif, figures/gallery.png", ("explain",)
+        "show on the ground what gave the city away; --check says whether that can be right",
+        "gis/saliency/*.tif, saliency.parquet, saliency_cities.csv, gallery.html, figures/gallery, figures/portrait",
+        ("explain", "check"),
     ),
     "similar": Verb(
         "say which cities resemble each other, and find look-alikes",

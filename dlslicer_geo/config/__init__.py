@@ -15,6 +15,7 @@ import yaml
 
 from dlslicer_geo.config.sections import (
     SECTIONS,
+    CheckConfig,
     Config,
     DataConfig,
     ExplainConfig,
@@ -32,15 +33,17 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 __all__ = [
-    "SECTIONS", "Config", "DataConfig", "ExplainConfig", "FitConfig", "MapConfig", "ModelConfig", "PredictConfig",
-    "ProbeConfig", "ScoreConfig", "SimilarConfig", "build_parser", "describe", "dump", "is_address",
-    "load", "of_images", "to_dict",
+    "BESIDE", "SECTIONS", "CheckConfig", "Config", "DataConfig", "ExplainConfig", "FitConfig", "MapConfig",
+    "ModelConfig", "PredictConfig", "ProbeConfig", "ScoreConfig", "SimilarConfig", "build_parser", "describe", "dump",
+    "is_address", "load", "of_images", "to_dict",
 ]  # fmt: skip
 
-PATHS = (
-    ("data", "root"), ("data", "cities"), ("data", "sidecar"), ("model", "weights"), ("split", "given"),
-    ("score", "against"),
+BESIDE = (
+    ("split", "given"), ("check", "twin"), ("score", "against"), ("explain", "within"), ("explain", "polygons"),
 )  # fmt: skip
+"""Section and key of what a station reads beside the images and the run folder."""
+
+PATHS = (("data", "root"), ("data", "cities"), ("data", "sidecar"), ("model", "weights"), *BESIDE)
 """Keys that hold paths (weights only when it names a file)."""
 
 
@@ -168,13 +171,12 @@ def _anchored(config: Config) -> Config:
     data = config.data
     given = {"root": data.root, "cities": data.cities, "sidecar": data.sidecar}
     paths = {key: str(Path(value).absolute()) for key, value in given.items() if value and not is_address(value)}
-    file, other = (value and str(Path(value).absolute()) for value in (config.split.given, config.score.against))
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(data, **paths),  # type: ignore[arg-type]
-        split=dataclasses.replace(config.split, given=file),
-        score=dataclasses.replace(config.score, against=other),
-    )
+    beside: dict[str, dict[str, Any]] = {}
+    for section, key in BESIDE:
+        value = getattr(getattr(config, section), key)
+        beside.setdefault(section, {})[key] = value and str(Path(value).absolute())
+    anchored = {section: dataclasses.replace(getattr(config, section), **keys) for section, keys in beside.items()}
+    return dataclasses.replace(config, data=dataclasses.replace(data, **paths), **anchored)  # type: ignore[arg-type]
 
 
 def is_address(value: str) -> bool:

@@ -133,6 +133,30 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckConfig:
+    """Whether the explanations of this model can be right.
+
+    Args:
+        chips: predicted chips, drawn at random, on which all methods are checked and compared; 0 checks nothing.
+        layers: depths that are checked, of layer1 (fine) to layer4 (coarse).
+        twin: run folder of the same experiment with another seed, whose maps are compared too.
+    """
+
+    chips: int = 0
+    layers: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4")
+    twin: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number.
+
+        Raises:
+            ConfigError: if it is below 0.
+        """
+        if self.chips < 0:
+            raise ConfigError(f"check.chips is {self.chips}: give 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreConfig:
     """What predictions are compared with.
 
@@ -156,15 +180,43 @@ class ExplainConfig:
             or layer-cam.
         layers: depths, of layer1 (fine) to layer4 (coarse).
         target: the city that is explained: predicted (one per scene), true, or a city code.
+        rather_than: with a city code as target: the one city it is told from; null tells it from all others.
+        chips: what is laid on the ground: scenes (every chip of the scenes that the drawn chips lie in), drawn (these
+            chips alone), predicted (every chip that was predicted) or all (every chip there is).
         per_city: chips of each city that are drawn for the gallery.
-        scenes: whose saliency is written as GeoTIFF: those of the drawn chips, or all that were predicted.
+        portrait: windows in the portrait of each city, those with the most relevance of all that is on the ground.
+        within: file of polygons; only chips that touch one of them are laid on the ground.
+        polygons: file of polygons (buildings, districts) over which relevance is summed up.
+        masked: also write every scene as a GeoTIFF of the pixels whose relevance is above mean + 1 sigma.
+        precision: float32, or bf16 for the forward pass; relevance itself is always float32.
     """
 
     method: str = "relevance-cam-margin"
-    layers: tuple[str, ...] = ("layer4",)
+    layers: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4")
     target: str = "predicted"
+    rather_than: str | None = None
+    chips: Literal["scenes", "drawn", "predicted", "all"] = "scenes"
     per_city: int = 10
-    scenes: Literal["drawn", "all"] = "drawn"
+    portrait: int = 10
+    within: str | None = None
+    polygons: str | None = None
+    masked: bool = False
+    precision: Literal["float32", "bf16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Check the numbers, and that they go together.
+
+        Raises:
+            ConfigError: if a number is out of range, or ``rather_than`` is told from no named city.
+        """
+        for key, least in (("per_city", 1), ("portrait", 0)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"explain.{key} is {getattr(self, key)}: give {least} or more")
+        if self.rather_than is not None and self.target in ("predicted", "true", self.rather_than):
+            raise ConfigError(
+                f"explain.rather_than is {self.rather_than} and explain.target {self.target}: give the codes of two "
+                "cities"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +255,7 @@ class Config:
         fit: the training.
         predict: the prediction.
         probe: the shortcuts.
+        check: whether explanations can be right.
         score: the scores.
         explain: the saliency.
         similar: the similarity.
@@ -217,6 +270,7 @@ class Config:
     fit: FitConfig = field(default_factory=FitConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     similar: SimilarConfig = field(default_factory=SimilarConfig)
@@ -226,7 +280,7 @@ class Config:
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig, "chips": ChipGrid, "split": SplitRule, "model": ModelConfig, "fit": FitConfig,
-    "predict": PredictConfig, "probe": ProbeConfig, "score": ScoreConfig, "explain": ExplainConfig,
-    "similar": SimilarConfig, "map": MapConfig,
+    "predict": PredictConfig, "probe": ProbeConfig, "check": CheckConfig, "score": ScoreConfig,
+    "explain": ExplainConfig, "similar": SimilarConfig, "map": MapConfig,
 }  # fmt: skip
 """Section of the YAML file → the value that holds it."""

@@ -9,6 +9,7 @@ of chips, no loop over chips.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,10 @@ class Lattice:
             per_stride=(per_stride[0], per_stride[1]),
         )
 
+    def first_row(self, pixel: int) -> int:
+        """Row of the first cell that a chip from this row of pixels on can reach."""
+        return int(np.floor(pixel / self.cell[0] + 1e-9)) - self.origin[0]
+
     def transform(self, scene: Affine) -> Affine:
         """Cell to map coordinates, from the pixel to map transform of the scene."""
         rows, cols = self.cell
@@ -83,21 +88,74 @@ def blend(
         float32 cells, NaN where there is no chip, and int64 number of chips that cover the cell, both of the
         lattice's shape.
     """
-    total, weight = np.zeros(lattice.shape), np.zeros(lattice.shape)
-    count = np.zeros(lattice.shape, np.int64)
+    strip = Strip(lattice, bands=1, edge=int(windows[0, 2]))
+    rows: list[NDArray[np.float32]] = []
     for row in np.unique(windows[:, 0]):
-        here = np.flatnonzero(windows[:, 0] == row)
-        down = _Axis.of(windows[here[:1], 0], int(windows[0, 2]), lattice, axis=0)
-        across = _Axis.of(windows[here, 1], int(windows[0, 3]), lattice, axis=1)
-        rows = slice(down.first, down.last)
-        left = down.matrix(maps.shape[1]).toarray()[rows]
-        tall = np.einsum("kh,chw->kcw", left, maps[here].astype(np.float64))
-        total[rows] += (across.matrix(maps.shape[2]) @ tall.reshape(len(left), -1).T).T
-        weight[rows] += np.outer(down.weights()[rows], across.weights())
-        count[rows] += np.outer(down.count()[rows], across.count())
-    with np.errstate(invalid="ignore", divide="ignore"):
-        blended = np.where(count > 0, total / weight, np.nan).astype(np.float32)
-    return blended, count
+        here = windows[:, 0] == row
+        rows += strip.take(lattice.first_row(row))
+        strip.add([maps[here]], windows[here])
+    done = np.concatenate([*rows, *strip.take(lattice.shape[0])])
+    return done[:, 0], done[:, 1].astype(np.int64)
+
+
+class Strip:
+    """The rows of a lattice that chips can still be added to: a buffer one chip high that moves down.
+
+    Rows of chips are added from the top down; before each, the cells above it are taken, which no chip will reach
+    any more. The result is that of :func:`blend` to the last bit, wherever the buffer starts.
+    """
+
+    def __init__(self, lattice: Lattice, *, bands: int, edge: int, first: int = 0) -> None:
+        """Begin.
+
+        Args:
+            lattice: the cells to fill.
+            bands: maps per chip.
+            edge: rows of a chip in scene pixels.
+            first: row of the lattice that is the first unfinished one.
+        """
+        height, width = int(np.ceil(edge / lattice.cell[0])) + 1, lattice.shape[1]
+        self.first = first
+        self.lattice = lattice
+        self._total = np.zeros((bands, height, width))
+        self._weight, self._count = np.zeros((height, width)), np.zeros((height, width), np.int64)
+
+    def add(self, maps: Sequence[NDArray[np.float32]], windows: Ints) -> None:
+        """Add chips that all begin in one row of pixels; what reaches above the buffer is finished and left out.
+
+        Args:
+            maps: for every band (n, h, w) raw relevance.
+            windows: (n, 4) row, col, height, width in scene pixels.
+        """
+        down = _Axis.of(windows[:1, 0], int(windows[0, 2]), self.lattice, axis=0)
+        across = _Axis.of(windows[:, 1], int(windows[0, 3]), self.lattice, axis=1)
+        rows = slice(max(down.first, self.first), down.last)
+        if rows.start >= rows.stop:
+            return
+        here = slice(rows.start - self.first, rows.stop - self.first)
+        for total, values in zip(self._total, maps, strict=True):
+            left = down.matrix(values.shape[1])[rows].toarray()
+            tall = np.einsum("kh,chw->kcw", left, values.astype(np.float64), optimize=True)
+            total[here] += (across.matrix(values.shape[2]) @ tall.reshape(len(left), -1).T).T
+        self._weight[here] += np.outer(down.weights()[rows], across.weights())
+        self._count[here] += np.outer(down.count()[rows], across.count())
+
+    def take(self, until: int) -> Iterator[NDArray[np.float32]]:
+        """Finish the rows of the lattice above ``until`` and move the buffer there.
+
+        Yields:
+            (rows, bands + 1, cols) float32, NaN where there is no chip, the number of chips over a cell as the last
+            band; never more rows than the buffer has.
+        """
+        while self.first < until:
+            rows = min(until - self.first, len(self._weight))
+            with np.errstate(invalid="ignore"):  # 0/0 where there is no chip
+                blended = self._total[:, :rows] / self._weight[:rows]
+            yield np.concatenate([blended, self._count[None, :rows]], dtype=np.float32).transpose(1, 0, 2)
+            for values in (*self._total, self._weight, self._count):
+                values[:-rows] = values[rows:]
+                values[-rows:] = 0
+            self.first += rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def write_predictions(
     chips, found = _join(found, chips)
     folder, origin = Path(out), dict(provenance or {})
     table = vectors.prediction_table(chips, found)
-    path = vectors.write_geopackage(table, folder / "predictions.gpkg", found, origin)
+    path = vectors.write_predictions_layer(table, folder / "predictions.gpkg", found, origin)
     vague = bool(chips["approximate"].any())
     layers = [
         Layer(

@@ -131,6 +131,30 @@ def ramp_qml(stops: Sequence[Stop], *, band: int = 1) -> str:
     return _text(document)
 
 
+def polygons_qml(column: str, limit: float, *, largest: float) -> str:
+    """QML of polygons filled by a number in classes of equal width around 0.
+
+    Args:
+        column: holds the number; polygons without one are not drawn.
+        limit: where the outermost classes would end.
+        largest: the largest number by size, where they do end if it is beyond.
+    """
+    document = ET.Element("qgis", version="3.34", styleCategories="Symbology")
+    attributes = {"type": "graduatedSymbol", "graduatedMethod": "GraduatedColor", "symbollevels": "0"}
+    renderer = ET.SubElement(document, "renderer-v2", attributes | {"attr": column, "forceraster": "0"})
+    ranges = ET.SubElement(renderer, "ranges")
+    symbols = ET.SubElement(renderer, "symbols")
+    colours = [*reversed(NEGATIVE), *POSITIVE]
+    edges = [limit * step / len(POSITIVE) for step in range(-len(NEGATIVE), len(POSITIVE) + 1)]
+    edges[0], edges[-1] = min(edges[0], -largest), max(edges[-1], largest)
+    for index, colour in enumerate(colours):
+        low, high = edges[index : index + 2]
+        entry = {"render": "true", "symbol": str(index), "lower": f"{low:.17g}", "upper": f"{high:.17g}"}
+        ET.SubElement(ranges, "range", entry | {"label": f"{low:.3g} to {high:.3g}"})
+        _add_fill(symbols, str(index), colour, fill="solid", line="solid")
+    return _text(document)
+
+
 def _raster(kind: str, *, band: int = 1) -> tuple[ET.Element, ET.Element]:
     document = ET.Element("qgis", version="3.34", styleCategories="Symbology")
     attributes = {"type": kind, "band": str(band), "opacity": "1", "alphaBand": "-1", "nodataColor": ""}

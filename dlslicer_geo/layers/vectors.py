@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyogrio  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from dlslicer_geo import files
 from dlslicer_geo.layers import styles
+from dlslicer_geo.layers.geopackage import Style, write_geopackage
 from dlslicer_geo.types import APPROXIMATE_NOTE, DETECTORS, UNKNOWN, Predictions
 
 LAYER = "predictions"
 """Name of the layer in the GeoPackage."""
-
-FIXED_DATE = "2000-01-01T00:00:00Z"
-"""What stands for the time of writing: the same table must give the same bytes."""
 
 CHIP_COLUMNS = ["scene_id", "site", "acquired", "row", "col", "height", "width", "stride", "split", "approximate"]
 
@@ -64,7 +60,9 @@ def prediction_table(chips: gpd.GeoDataFrame, found: Predictions) -> gpd.GeoData
     return gpd.GeoDataFrame(columns, geometry=chips.geometry.to_numpy(), crs=chips.crs)
 
 
-def write_geopackage(table: gpd.GeoDataFrame, path: Path, found: Predictions, provenance: Mapping[str, str]) -> Path:
+def write_predictions_layer(
+    table: gpd.GeoDataFrame, path: Path, found: Predictions, provenance: Mapping[str, str]
+) -> Path:
     """Write the table and its style as an atomic, byte-reproducible GeoPackage.
 
     Args:
@@ -75,14 +73,12 @@ def write_geopackage(table: gpd.GeoDataFrame, path: Path, found: Predictions, pr
         provenance: goes to the metadata of the file under ``dlslicer_geo``, beside ``DETECTOR`` and ``THRESHOLD``.
     """
     metadata = detector_tags(found) | {files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
-    with files.atomic(path) as temporary, _fixed_date():
-        temporary.unlink(missing_ok=True)
-        pyogrio.write_dataframe(
-            table, temporary, layer=LAYER, driver="GPKG", geometry_type="Polygon", dataset_metadata=metadata
-        )
-        style = _style_row(answers_of(found), approximate=bool(table["approximate"].any()))
-        pyogrio.write_dataframe(style, temporary, layer="layer_styles", driver="GPKG")
-    return path
+    answers, approximate = answers_of(found), bool(table["approximate"].any())
+    style = Style(
+        qml=styles.chips_qml(answers, approximate=approximate),
+        description=f"position {APPROXIMATE_NOTE}" if approximate else _what(answers),
+    )
+    return write_geopackage(table, path, layer=LAYER, geometry="Polygon", style=style, metadata=metadata)
 
 
 def answers_of(found: Predictions) -> dict[str, str]:
@@ -95,36 +91,6 @@ def detector_tags(found: Predictions) -> dict[str, str]:
     if found.threshold is None:
         return {}
     return {"DETECTOR": found.detector, "THRESHOLD": f"{found.threshold:.9g}"}
-
-
-@contextmanager
-def _fixed_date() -> Iterator[None]:
-    """GeoPackages hold the time of writing; GDAL takes it from this option of the process when it is set."""
-    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": FIXED_DATE})
-    try:
-        yield
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
-
-
-def _style_row(answers: Mapping[str, str], *, approximate: bool) -> pd.DataFrame:
-    """The one row of the table in which QGIS looks for the style of a layer."""
-    row = {
-        "f_table_catalog": "",
-        "f_table_schema": "",
-        "f_table_name": LAYER,
-        "f_geometry_column": "geom",
-        "styleName": LAYER,
-        "styleQML": styles.chips_qml(answers, approximate=approximate),
-        "styleSLD": "",
-        "useAsDefault": True,
-        "description": f"position {APPROXIMATE_NOTE}" if approximate else _what(answers),
-        "owner": "",
-        "ui": None,
-        "update_time": FIXED_DATE,
-    }
-    return pd.DataFrame([row])
 
 
 def _what(answers: Mapping[str, str]) -> str:

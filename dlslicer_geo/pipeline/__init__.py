@@ -91,7 +91,7 @@ def apply(
         data=_reading(reading or Reading(), chip, root),
         chips=ChipGrid(size=size, stride=max(1, size // 2), metres=chip["metres"]),
         predict=PredictConfig(split="all"),
-        explain=ExplainConfig(scenes="all"),
+        explain=ExplainConfig(chips="predicted"),
         map=MapConfig(title=f"What {Path(model).name} sees in {first.stem}"),
     )
     made = Run(config=config, folder=Path(out), model_path=checkpoint, images=given, progress=progress)

@@ -7,11 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dlslicer_geo.config import Config, is_address
+from dlslicer_geo.config import BESIDE, Config, is_address
 from dlslicer_geo.errors import ConfigError
-
-OTHER_PATHS = (("split", "given"), ("score", "against"))
-"""Section and key of what a station reads beside the run folder."""
 
 
 def check_paths(config: Config) -> None:
@@ -20,7 +17,8 @@ def check_paths(config: Config) -> None:
     Raises:
         ConfigError: naming the key and the path.
     """
-    data, beside = config.data, (("split.given", config.split.given), ("score.against", config.score.against))
+    data = config.data
+    beside = [(f"{section}.{key}", getattr(getattr(config, section), key)) for section, key in BESIDE]
     own = (("data.root", data.root), ("data.cities", data.cities), ("data.sidecar", data.sidecar))
     for key, value in (*own, *beside):
         if value and not is_address(value) and not _exists(value):

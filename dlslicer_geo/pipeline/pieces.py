@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from dlslicer_geo.types import Predictions
 
 logger = logging.getLogger(__name__)
-
-AT_ONCE = 256
-"""Chips whose saliency is held in memory together, in whole scenes."""
 
 
 def outside(roots: Iterable[str], paths: Iterable[str]) -> list[Path]:
@@ -104,36 +101,27 @@ def _learnable(chips: GeoDataFrame, learnt: set[str]) -> GeoDataFrame:
     return chips.assign(split=chips["split"].mask(strange, "unused"))
 
 
-def images(data: Any, chip_ids: NDArray[np.int64]) -> dict[int, Any]:
-    """Pixels uint8 (size, size, 3) of chips by their number."""
-    samples = (data.dataset[int(i)] for i in chip_ids)
-    return {int(s["chip_id"]): s["image"].permute(1, 2, 0).numpy() for s in samples}
+def images(data: Any, chip_ids: NDArray[np.int64], *, edge: int) -> dict[int, Any]:
+    """Pixels uint8 (rows, cols, 3) of chips by their number, shrunk to ``edge`` where they are larger."""
+    from torch.nn.functional import interpolate
+
+    found = {}
+    for number in chip_ids.tolist():
+        image = data.dataset[int(number)]["image"]
+        if max(image.shape[1:]) > edge:
+            small = interpolate(image[None].float(), (edge, edge), mode="bilinear", antialias=True)
+            image = small[0].round().clamp(0, 255).byte()
+        found[int(number)] = image.permute(1, 2, 0).numpy()
+    return found
 
 
 def captions(found: Predictions) -> dict[int, str]:
-    """What stands under a chip of the gallery, by chip number."""
-    lines = zip(found.chip_id.tolist(), found.truth, found.city, strict=True)
+    """What stands beside a chip of the gallery, by chip number."""
+    lines = zip(found.chip_id.tolist(), found.truth, found.city, found.confidence.tolist(), strict=True)
     return {
-        number: f"true {truth}, predicted {city}" if truth else f"predicted {city}" for number, truth, city in lines
+        number: (f"true {truth}\n" if truth else "") + f"predicted {city}, {confidence:.2f}"
+        for number, truth, city, confidence in lines
     }
-
-
-def whole_scenes(
-    chips: GeoDataFrame, chosen: NDArray[np.int64], predicted: NDArray[np.int64]
-) -> Iterator[NDArray[np.int64]]:
-    """The predicted chips of the scenes that the chosen chips lie in, whole scenes at a time."""
-    import numpy as np
-
-    scene_of = chips["scene_id"].to_numpy()
-    wanted = set(scene_of[chosen])
-    ids = np.sort(predicted)
-    ids = ids[np.fromiter((scene_of[i] in wanted for i in ids), bool, len(ids))]
-    starts = np.flatnonzero(np.r_[True, scene_of[ids][1:] != scene_of[ids][:-1]])
-    cuts: list[int] = []
-    for start in starts.tolist():
-        if start - (cuts[-1] if cuts else 0) >= AT_ONCE:
-            cuts.append(start)
-    yield from np.split(ids, cuts)
 
 
 def image_layers(scenes: GeoDataFrame, chips: GeoDataFrame, chosen: NDArray[np.int64]) -> list[Layer]:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dlslicer_geo import __version__
-from dlslicer_geo.config import Config, is_address, to_dict
+from dlslicer_geo.config import BESIDE, Config, is_address, to_dict
 from dlslicer_geo.errors import ConfigError, DlslicerError, TableError
 from dlslicer_geo.files import read_json, read_table, sha256_file, sha256_json, write_json, write_text
-from dlslicer_geo.pipeline.paths import OTHER_PATHS, clean, relative_to
+from dlslicer_geo.pipeline.paths import clean, relative_to
 from dlslicer_geo.types import Channels, Layer, Progress, quiet
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Run:
     def plain_config(self) -> dict[str, Any]:
         """The resolved configuration, its paths relative to the run folder so that both can be moved together."""
         plain = to_dict(self.config)
-        for section, key in (*(("data", k) for k in ("root", "cities", "sidecar")), *OTHER_PATHS):
+        for section, key in (*(("data", k) for k in ("root", "cities", "sidecar")), *BESIDE):
             value = plain[section][key]
             if value:
                 plain[section][key] = value if is_address(value) else relative_to(self.folder, value)
@@ -207,7 +207,7 @@ class Run:
     def _beside(self, station: Station) -> dict[str, str]:
         """Hash of what a station reads beside the run folder: a file, or what says which predictions a run holds."""
         plain = to_dict(self.config)
-        paths = {key: plain[section][key] for section, key in OTHER_PATHS if section in station.sections}
+        paths = {f"{section}.{key}": plain[section][key] for section, key in BESIDE if section in station.sections}
         files = {key: Path(path) for key, path in paths.items() if path}
         files = {
             key: path / "predictions" / "manifest.json" if path.is_dir() else path for key, path in files.items()

@@ -6,23 +6,20 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dlslicer_geo.files import read_json, sha256_file, write_json, write_table, write_text
 from dlslicer_geo.pipeline.calibration import calibrate
+from dlslicer_geo.pipeline.explaining import check, checked, explain
 from dlslicer_geo.pipeline.paths import relative_to
 from dlslicer_geo.pipeline.pieces import (
-    captions,
     check_certificate,
     city_names,
     data_module,
-    image_layers,
-    images,
     loggers,
     outside,
     reading_of,
     unit_name,
-    whole_scenes,
 )
 from dlslicer_geo.pipeline.readers import optional_json, optional_table, other_run, read_given
 from dlslicer_geo.pipeline.runs import Done, Run, Station
@@ -189,7 +186,7 @@ def score(run: Run) -> Done:
         run.folder / "report.html", report, chips=chips, found=found, certificate=certificate,
         provenance=run.provenance, names=city_names(scenes), title=run.config.map.title,
         leave_city_out=optional_json(run.folder / "leave_city_out.json"),
-        ablation=optional_json(run.folder / "ablation.json"),
+        ablation=optional_json(run.folder / "ablation.json"), saliency_check=checked(run),
     )  # fmt: skip
     drawn = [run.folder / "figures" / name for name in page.FIGURES]
     files = [
@@ -209,34 +206,6 @@ def _probed(run: Run, name: str) -> DataFrame | None:
         logger.warning("%s is about other predictions and is left out: run `probe` again", run.folder / name)
         return None
     return optional_table(run.folder / name)
-
-
-def explain(run: Run) -> Done:
-    """Model and chips → saliency COGs of whole scenes and a gallery of drawn chips."""
-    from dlslicer_geo import layers as gis
-    from dlslicer_geo import model as room
-    from dlslicer_geo.predict import read_predictions
-    from dlslicer_geo.relevance import explain as explain_chips
-
-    classifier = room.load(run.checkpoint)
-    scenes, chips = run.scenes(), run.chips()
-    data = data_module(run, scenes, chips, cities=classifier.cities)
-    found = read_predictions(run.folder / "predictions")
-    how = run.config.explain
-    options: dict[str, Any] = {"layers": how.layers, "method": how.method, "target": how.target}
-    drawn = found.draw(how.per_city, seed=run.config.seed)
-    why = explain_chips(classifier, data, chips=drawn, progress=run.progress, **options)
-    gallery = run.folder / "figures" / "gallery.png"
-    gis.draw_gallery(why, images(data, drawn), gallery, names=captions(found))
-    shutil.rmtree(run.folder / "gis" / "saliency", ignore_errors=True)
-    written: list[Layer] = []
-    chosen = found.chip_id if how.scenes == "all" else drawn
-    groups = list(whole_scenes(chips, chosen, found.chip_id))
-    for part in run.progress(groups, total=len(groups), label="saliency of whole scenes"):
-        why = explain_chips(classifier, data, chips=part, **options)
-        written += gis.write_saliency(why, run.folder / "gis", provenance=run.provenance)
-    imagery = image_layers(scenes, chips, chosen) if run.config.map.imagery else []
-    return Done(files=[gallery, *(layer.path for layer in written)], layers=[*imagery, *written])
 
 
 def similar(run: Run) -> Done:
@@ -291,6 +260,13 @@ STATIONS = (
         rooms=("data", "model", "probes"),
     ),
     Station(
+        name="check",
+        work=check,
+        needs=("scenes.parquet", "chips.parquet", "model.ckpt", "predictions/manifest.json"),
+        sections=("check", "fit", "seed"),
+        rooms=("data", "model", "relevance"),
+    ),
+    Station(
         name="score",
         work=score,
         needs=(
@@ -300,6 +276,7 @@ STATIONS = (
             "predictions/manifest.json",
             "probes.parquet?",
             "frozen.parquet?",
+            "saliency_check.json?",
             "leave_city_out.json?",
             "ablation.json?",
         ),
@@ -309,7 +286,13 @@ STATIONS = (
     Station(
         name="explain",
         work=explain,
-        needs=("scenes.parquet", "chips.parquet", "model.ckpt", "predictions/manifest.json"),
+        needs=(
+            "scenes.parquet",
+            "chips.parquet",
+            "model.ckpt",
+            "predictions/manifest.json",
+            "saliency_check.json?",
+        ),
         sections=("explain", "map", "seed"),
         rooms=("data", "model", "relevance", "layers"),
     ),

@@ -6,6 +6,6 @@ when there are few cities; on planted patches plain Grad-CAM and HiResCAM do at 
 """
 
 from dlslicer_geo.relevance.maps import DEFAULT, METHODS, relevance_maps
-from dlslicer_geo.relevance.saliency import Explainer, explain
+from dlslicer_geo.relevance.saliency import Explainer, explain, predicted_cities
 
-__all__ = ["DEFAULT", "METHODS", "Explainer", "explain", "relevance_maps"]
+__all__ = ["DEFAULT", "METHODS", "Explainer", "explain", "predicted_cities", "relevance_maps"]

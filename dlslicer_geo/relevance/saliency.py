@@ -134,6 +134,15 @@ def explain(
     return asking(chips, progress=progress)
 
 
+def predicted_cities(
+    model: Classifier, data: Chips, chips: NDArray[np.int64], *, progress: Progress = quiet
+) -> dict[str, str]:
+    """The city with the highest mean probability over the given chips of each scene, by scene id."""
+    rows = pd.DataFrame(data.chips.drop(columns="geometry")).set_index("chip_id").loc[chips]
+    classes = _predicted(model, data, rows, progress)
+    return {str(scene): model.cities[i] for scene, i in zip(rows["scene_id"], classes.tolist(), strict=True)}
+
+
 class Explainer:
     """A question about a model, made ready once and then asked of any chips; arguments as of :func:`explain`."""
 
@@ -196,6 +205,12 @@ class Explainer:
             approximate=_approximate(self.data.scenes, scene_id),
             rather_than=self.rather_than,
         )
+
+    def city_of(self, scene: str, city: str) -> str:
+        """The city that is explained for the chips of a scene of that city; not for the target ``predicted``."""
+        if isinstance(self.target, str):
+            return city if self.target == "true" else self.target
+        return self.target[scene]
 
     def _maps(self, x: Tensor, classes: NDArray[np.int64]) -> dict[str, Tensor]:
         wanted, rivals = torch.from_numpy(classes), None

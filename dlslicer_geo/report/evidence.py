@@ -29,6 +29,7 @@ class Evidence:
         names: city names by code; may lack some.
         leave_city_out: how well chips of a city that was left out of training are told to be unknown.
         ablation: what the same recipe scores under splits that leak more and less.
+        saliency_check: how far the maps of each saliency method can be trusted.
     """
 
     report: Report
@@ -39,6 +40,7 @@ class Evidence:
     names: Mapping[str, str] = field(default_factory=dict)
     leave_city_out: Mapping[str, Any] | None = None
     ablation: Mapping[str, Any] | None = None
+    saliency_check: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -63,7 +63,14 @@ def bullets(texts: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, text: Collection[int] = (0,)) -> str:
+def table(
+    caption: str,
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    text: Collection[int] = (0,),
+    kinds: Mapping[tuple[int, int], str] | None = None,
+) -> str:
     """A table that scrolls by itself where the window is too small for it.
 
     Args:
@@ -71,11 +78,17 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, t
         head: a name per column.
         rows: as many values each.
         text: columns to be set flush left; the others are numbers.
+        kinds: classes of the style sheet by row and column.
     """
+    kinds = kinds or {}
     names = "".join(f'<th scope="col"{_left(at, text)}>{escape(name)}</th>' for at, name in enumerate(head))
     body = "".join(
-        "<tr>" + "".join(f"<td{_left(at, text)}>{escape(value)}</td>" for at, value in enumerate(row)) + "</tr>"
-        for row in rows
+        "<tr>"
+        + "".join(
+            f"<td{_left(at, text, kinds.get((number, at), ''))}>{escape(value)}</td>" for at, value in enumerate(row)
+        )
+        + "</tr>"
+        for number, row in enumerate(rows)
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>'
@@ -96,5 +109,6 @@ def picture(drawing: Drawing | None, caption: str = "") -> str:
     )
 
 
-def _left(at: int, text: Collection[int]) -> str:
-    return " class=left" if at in text else ""
+def _left(at: int, text: Collection[int], kind: str = "") -> str:
+    names = " ".join(name for name in ("left" if at in text else "", kind) if name)
+    return f' class="{names}"' if " " in names else f" class={names}" if names else ""

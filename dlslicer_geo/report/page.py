@@ -21,6 +21,7 @@ from dlslicer_geo.report import (
     maps,
     matrix,
     results,
+    sanity,
     style,
     whiskers,
     words,
@@ -37,14 +38,14 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 FIGURES = (
     "comparison.png", "cities.png", "confusion.png", "confusion_predicted.png", "calibration.png", "unknown.png",
-    "errors.png", "distance.png", "ablation.png",
+    "errors.png", "distance.png", "ablation.png", "sanity.png",
 )  # fmt: skip
 """Files that may stand in the folder ``figures`` beside the page; those with nothing to show are left out."""
 
 _PARTS = {
     "split": "Split", "accuracy": "Accuracy", "cities": "Cities", "confusion": "Confusion",
     "calibration": "Calibration", "unknown": "Unknown", "map": "Map", "against": "Against", "leaks": "Leaks",
-    "caveats": "Caveats", "method": "Method", "provenance": "Provenance", "terms": "Terms",
+    "sanity": "Explanation", "caveats": "Caveats", "method": "Method", "provenance": "Provenance", "terms": "Terms",
 }  # fmt: skip
 
 
@@ -59,6 +60,7 @@ def write_report(
     names: Mapping[str, str] | None = None,
     leave_city_out: Mapping[str, Any] | None = None,
     ablation: Mapping[str, Any] | None = None,
+    saliency_check: Mapping[str, Any] | None = None,
     title: str = "Which city is this: a report",
 ) -> Path:
     """Write what is known about a model and its split as one page that loads nothing, and its figures beside it.
@@ -79,6 +81,7 @@ def write_report(
             ``n``), ``mean`` (the same over cities).
         ablation: ``rows`` of ``name``, ``n_train``, ``n_test``, ``min_distance_m``, ``proven``, ``accuracy``,
             ``interval``, ``shared_pixels``, ``shared_ground_m2``; and ``note``.
+        saliency_check: how far the maps of each saliency method can be trusted, as ``relevance.check`` says it.
         title: heading of the page.
 
     Raises:
@@ -87,6 +90,7 @@ def write_report(
     evidence = Evidence(
         report=report, chips=chips, found=found, certificate=certificate, provenance=provenance or {},
         names=names or {}, leave_city_out=leave_city_out, ablation=ablation,
+        saliency_check=saliency_check,
     )  # fmt: skip
     drawings = _draw(evidence, Path(path).parent / "figures")
     return files.write_text(path, compose(evidence, drawings, title))
@@ -105,6 +109,7 @@ def _draw(evidence: Evidence, folder: Path) -> dict[str, Drawing]:
         "errors.png": maps.errors(evidence),
         "distance.png": whiskers.distances(evidence),
         "ablation.png": None if ablation is None else whiskers.leaks(ablation),
+        "sanity.png": sanity.forgetting(evidence),
     }
     drawings = {name: _drawing(name, figure, evidence) for name, figure in figures.items() if figure is not None}
     for name in FIGURES:
@@ -148,6 +153,8 @@ def _alt(name: str, evidence: Evidence) -> str:
         "errors.png": "A map per city: training chips grey, right answers blue, wrong ones orange.",
         "distance.png": f"Accuracy by distance to the nearest training chip: {'; '.join(near)}.",
         "ablation.png": "Accuracy against the smallest distance between train and test; the table below lists it.",
+        "sanity.png": "Correlation of maps with those of the trained model as it forgets stage after stage, for "
+        "every method and depth; the table below lists it.",
     }  # fmt: skip
     return texts[name]
 
@@ -165,7 +172,7 @@ def compose(evidence: Evidence, drawings: Mapping[str, Drawing], title: str) -> 
         disjoint.split(evidence), results.overall(evidence, drawings), results.per_city(evidence, drawings),
         results.confusion(evidence, drawings), doubts.calibration(evidence, drawings),
         doubts.unknown(evidence, drawings), doubts.errors(evidence, drawings), doubts.against(evidence),
-        doubts.ablation(evidence, drawings), closing.caveats(evidence), closing.method(evidence),
-        closing.provenance(evidence), closing.glossary(), "</main></body></html>\n",
+        doubts.ablation(evidence, drawings), sanity.explanation(evidence, drawings), closing.caveats(evidence),
+        closing.method(evidence), closing.provenance(evidence), closing.glossary(), "</main></body></html>\n",
     ]  # fmt: skip
     return "\n".join(parts)
