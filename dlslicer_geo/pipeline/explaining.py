@@ -202,7 +202,7 @@ def _noted(why: Saliency, parts: Path) -> Saliency:
 
 def _sanity(said: Mapping[str, Any], asking: Explainer) -> dict[str, str]:
     """The figures of the check that are about this method, for the tags of its files."""
-    figures = ("conservation", "head_shuffled", "class_contrast", "twin")
+    figures = ("conservation", "head_shuffled", "head_shuffled_absolute", "class_contrast", "twin")
     return {
         f"{name}_{row['layer']}": f"{row[name]:.3g}"
         for row in said["rows"]

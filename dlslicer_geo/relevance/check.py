@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dlslicer_geo.relevance import faithful, randomise
+from dlslicer_geo.relevance.inputs import Chips, Classifier, weights_sha256
 from dlslicer_geo.relevance.maps import DEFAULT, METHODS, sweep
 from dlslicer_geo.relevance.question import Asked, Question, Row, fit, of_twin, why
-from dlslicer_geo.relevance.saliency import Chips, Classifier, _weights_sha256
 from dlslicer_geo.relevance.starts import STARTS
 from dlslicer_geo.types import Progress, quiet
 
@@ -118,7 +118,7 @@ def check(
         "default": DEFAULT,
         "input_size": int(question.images.shape[-1]),
         "network": network_name(model.model),
-        "weights_sha256": _weights_sha256(model.model),
+        "weights_sha256": weights_sha256(model.model),
         "explained": "predicted city",
         "rows": [_row(row, found, kept.get(row)) for row in wanted.rows],
         "notes": [*notes, *_notes(question, wanted, found, seed)],

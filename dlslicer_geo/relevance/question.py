@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from dlslicer_geo.errors import RelevanceError
 from dlslicer_geo.relevance.gradients import GRADIENT_METHODS, gradients
+from dlslicer_geo.relevance.inputs import CHIPS_AT_ONCE, Chips, Classifier, chip_rows, inputs
 from dlslicer_geo.relevance.maps import METHODS, asked, at_rest, relevance_maps
 from dlslicer_geo.relevance.networks import plan
-from dlslicer_geo.relevance.saliency import CHIPS_AT_ONCE, Chips, Classifier, _inputs, _rows
 from dlslicer_geo.relevance.starts import STARTS
 from dlslicer_geo.types import Progress, quiet
 
@@ -143,6 +143,6 @@ def of_twin(
 def read(model: Classifier, data: Chips, chips: NDArray[np.int64], progress: Progress) -> Tensor:
     """(n, 3, H, W) input of chips, in the order they are asked for."""
     table = pd.DataFrame(data.chips.drop(columns="geometry")).set_index("chip_id")
-    rows = _rows(table, np.asarray(chips, np.int64))
-    places, parts = zip(*_inputs(model, data, rows, progress, "read"), strict=True)
+    rows = chip_rows(table, np.asarray(chips, np.int64))
+    places, parts = zip(*inputs(model, data, rows, progress, "read"), strict=True)
     return torch.cat(parts)[torch.from_numpy(np.concatenate(places).argsort())]

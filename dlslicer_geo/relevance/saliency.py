@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dlslicer_geo.errors import RelevanceError
+from dlslicer_geo.relevance.inputs import Chips, Classifier, chip_rows, inputs, weights_sha256
 from dlslicer_geo.relevance.maps import DEFAULT, asked, at_rest, relevance_maps
 from dlslicer_geo.relevance.starts import STARTS
 from dlslicer_geo.types import APPROXIMATE, Progress, Saliency, Scene, quiet
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 log = logging.getLogger(__name__)
-
-CHIPS_AT_ONCE = 16
-"""Images in one sweep: a ResNet-50 keeps 61 MiB of activations for each at 224 px, so batches are cut smaller."""
 
 NOTES = {
     "relevance-cam": "+1 for the city, -1/N for each other of the N cities, as published",
@@ -38,59 +35,6 @@ NOTES_AGAINST = dict.fromkeys(NOTES, "+1 for the city, -1 for the other") | {
     "relevance-cam-margin": "logit margin of the city over the other, head decomposed exactly",
 }
 """The same where a city is told from one other."""
-
-
-class Classifier(Protocol):
-    """What is needed of a model: the timm network, the city of each output, and how chips become its input."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The network."""
-        ...
-
-    @property
-    def cities(self) -> Sequence[str]:
-        """City codes in the order of the outputs."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        ...
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """Chips (B, 3, H, W) uint8 as the network wants them."""
-        ...
-
-
-class Loader(Protocol):
-    """Batches with ``image`` uint8 (B, 3, H, W) and ``chip_id`` int64 (B,)."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """Batch by batch."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of batches."""
-        ...
-
-
-class Chips(Protocol):
-    """What is needed of the data: both tables, and a loader of chips by number."""
-
-    @property
-    def scenes(self) -> GeoDataFrame:
-        """The scene table."""
-        ...
-
-    @property
-    def chips(self) -> GeoDataFrame:
-        """The chip table."""
-        ...
-
-    def loader(self, chip_ids: NDArray[np.int64]) -> Loader:
-        """The chips in the order of their numbers."""
-        ...
 
 
 def explain(
@@ -176,12 +120,12 @@ class Explainer:
         Raises:
             RelevanceError: if chips are unknown, or their city is not known.
         """
-        rows = _rows(self.table, np.asarray(chips, np.int64))
+        rows = chip_rows(self.table, np.asarray(chips, np.int64))
         classes = self._classes(rows, progress)
         maps: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.layers}
         found: list[NDArray[np.int64]] = []
         edge = 0
-        for at, x in _inputs(self.model, self.data, rows, progress, "explain"):
+        for at, x in inputs(self.model, self.data, rows, progress, "explain"):
             for name, values in self._maps(x, classes[at]).items():
                 maps[name].append(values.float().cpu().numpy())
             found.append(at)
@@ -273,43 +217,17 @@ def _approximate(scenes: GeoDataFrame, scene_id: Iterable[str]) -> tuple[str, ..
     return tuple(sorted(known & set(scene_id)))
 
 
-def _rows(table: pd.DataFrame, chips: NDArray[np.int64]) -> pd.DataFrame:
-    """The rows of the asked chips, in the asked order, of a table with the chip id as index."""
-    unknown = chips[table.index.get_indexer(pd.Index(chips)) < 0]
-    if not len(chips) or len(unknown):
-        first = f"chip {unknown[0]} is not" if len(unknown) else "none was asked for"
-        raise RelevanceError(
-            f"of {len(chips)} chips {len(unknown)} are unknown ({first}): take ids of the chip table"
-        )
-    if len(np.unique(chips)) < len(chips):
-        raise RelevanceError(f"{len(chips) - len(np.unique(chips))} chips are asked for twice: name each once")
-    return table.loc[chips]
-
-
 def _predicted(model: Classifier, data: Chips, rows: pd.DataFrame, progress: Progress) -> NDArray[np.int64]:
     """The class with the highest mean probability over the chips of a scene, for each of its chips."""
     scene_of, scenes = pd.factorize(rows["scene_id"])
     total = np.zeros((len(scenes), len(model.cities)))
     net = at_rest(model.model)
     with torch.no_grad():
-        for at, x in _inputs(model, data, rows, progress, "predict"):
+        for at, x in inputs(model, data, rows, progress, "predict"):
             probabilities = net(x).double().softmax(dim=1).cpu().numpy()
             np.add.at(total, scene_of[at], probabilities)
     best: NDArray[np.int64] = total.argmax(axis=1)
     return best[scene_of]
-
-
-def _inputs(
-    model: Classifier, data: Chips, rows: pd.DataFrame, progress: Progress, label: str
-) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Positions in the rows and network input, few chips at a time."""
-    loader = data.loader(rows.index.to_numpy(np.int64))
-    for batch in progress(loader, total=len(loader), label=label):
-        parts = zip(batch["chip_id"].split(CHIPS_AT_ONCE), batch["image"].split(CHIPS_AT_ONCE), strict=True)
-        for ids, images in parts:
-            with torch.no_grad():
-                x = model.prepare(images.to(model.device))
-            yield rows.index.get_indexer(pd.Index(ids.cpu().numpy())), x
 
 
 def _grids(scenes: GeoDataFrame, scene_id: tuple[str, ...]) -> dict[str, Any]:
@@ -319,7 +237,7 @@ def _grids(scenes: GeoDataFrame, scene_id: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _notes(net: nn.Module, method: str, target: str, rather_than: str) -> dict[str, str]:
-    notes = {"target": target, "network": type(net).__name__, "weights_sha256": _weights_sha256(net)}
+    notes = {"target": target, "network": type(net).__name__, "weights_sha256": weights_sha256(net)}
     if method in STARTS:
         notes |= {
             "start": NOTES_AGAINST[method] if rather_than else NOTES[method],
@@ -328,12 +246,3 @@ def _notes(net: nn.Module, method: str, target: str, rather_than: str) -> dict[s
             "no_positive_product": "shared by squared weights, so that the sum of relevance is kept",
         }
     return notes
-
-
-def _weights_sha256(net: nn.Module) -> str:
-    """SHA-256 over names and values of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, values in net.state_dict().items():
-        digest.update(name.encode())
-        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
