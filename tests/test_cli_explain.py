@@ -189,10 +189,11 @@ def test_a_check_of_other_predictions_is_left_out(run: tuple[Path, Path], caplog
     caplog.clear()
     assert main(["score", str(run[0]), "--out", str(run[1]), "--predict.split", "all"]) == 0
     assert "about other predictions and is left out" in caplog.text
-    assert "Is the explanation right?" not in (run[1] / "report.html").read_text()
+    assert "check of the saliency is not shown: none was run" in (run[1] / "report.html").read_text()
 
 
-def test_a_killed_explain_goes_on_and_ends_with_the_same_bytes(run: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("finished", [1, 6])
+def test_a_killed_explain_goes_on_and_ends_with_the_same_bytes(run: tuple[Path, Path], finished: int) -> None:
     experiment, folder = run
     whole = folder.parent / f"{folder.name}-whole"
     shutil.copytree(folder, whole)
@@ -201,21 +202,73 @@ def test_a_killed_explain_goes_on_and_ends_with_the_same_bytes(run: tuple[Path, 
     words += ["--explain.chips", "all"]
     process = subprocess.Popen([sys.executable, "-m", "dlslicer_geo.cli", *words], stderr=subprocess.DEVNULL)
     saliency = folder / "gis" / "saliency"
-    while process.poll() is None and len(list(saliency.glob("[!.]*.tif"))) < 3:
+    while process.poll() is None and len(list(saliency.glob("[!.]*.tif"))) < finished:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     there = {path.name: path.stat().st_mtime_ns for path in saliency.glob("[!.]*.tif")}
-    assert 3 <= len(there) < len(list((whole / "gis" / "saliency").glob("*.tif")))
+    assert finished <= len(there) < len(list((whole / "gis" / "saliency").glob("*.tif")))
     assert explain(run, "--explain.chips", "all") == 0
     for name, written in there.items():
         assert (saliency / name).stat().st_mtime_ns == written  # not made again
-    made = sorted(path.relative_to(whole) for path in whole.rglob("*.tif"))
-    assert [name for name in made if sha256_file(whole / name) != sha256_file(folder / name)] == []
+    assert same_saliency(whole, folder)
+
+
+def same_saliency(one: Path, other: Path) -> bool:
+    """Whether two run folders have the same rasters, to the byte, and the same summaries."""
+    made = sorted(path.relative_to(one) for path in one.rglob("*.tif"))
+    assert made == sorted(path.relative_to(other) for path in other.rglob("*.tif"))
     pd.testing.assert_frame_equal(
-        pd.read_parquet(whole / "saliency.parquet"), pd.read_parquet(folder / "saliency.parquet")
+        pd.read_parquet(one / "saliency.parquet"), pd.read_parquet(other / "saliency.parquet")
     )
-    assert not (folder / "explain").exists()
+    return [name for name in made if sha256_file(one / name) != sha256_file(other / name)] == []
+
+
+def test_what_is_deleted_of_a_finished_explain_is_made_again_and_nothing_else(run: tuple[Path, Path]) -> None:
+    assert explain(run, "--explain.chips", "all") == 0
+    whole = run[1].parent / f"{run[1].name}-whole"
+    shutil.copytree(run[1], whole)
+    files = sorted((run[1] / "gis" / "saliency").glob("*.tif"))
+    written = {path: path.stat().st_mtime_ns for path in files[1:]}
+    files[0].unlink()
+    (run[1] / "gallery.html").unlink()
+    next((run[1] / "explain").rglob("part-*.parquet")).unlink()
+    assert explain(run, "--explain.chips", "all") == 0
+    assert {path: path.stat().st_mtime_ns for path in files[1:]} == written
+    assert same_saliency(whole, run[1])
+    assert (run[1] / "gallery.html").read_bytes() == (whole / "gallery.html").read_bytes()
+
+
+def test_another_question_leaves_nothing_of_the_one_before(run: tuple[Path, Path]) -> None:
+    assert explain(run, "--explain.chips", "all", "--explain.masked", "true") == 0
+    assert explain(run, "--explain.chips", "drawn", "--explain.method", "grad-cam") == 0
+    table = pd.read_parquet(run[1] / "saliency.parquet")
+    assert set(table["method"]) == {"grad-cam"}
+    names = [path.name for path in (run[1] / "gis" / "saliency").iterdir()]
+    assert all(".grad-cam." in name for name in names)
+    assert len(names) == 2 * table["scene_id"].nunique()
+    assert list((run[1] / "gis" / "masked").iterdir()) == []
+
+
+def test_a_title_or_another_picture_does_not_explain_anything_again(run: tuple[Path, Path]) -> None:
+    assert explain(run, "--explain.chips", "predicted") == 0
+    written = {path: path.stat().st_mtime_ns for path in (run[1] / "gis" / "saliency").glob("*.tif")}
+    assert explain(run, "--explain.chips", "predicted", "--explain.portrait", "3", "--map.title", "Another") == 0
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert explain(run, "--explain.chips", "predicted", "--force") == 0
+    assert not set(written.values()) & {path.stat().st_mtime_ns for path in written}
+
+
+def test_a_wrong_question_costs_nothing_that_is_there(run: tuple[Path, Path], capsys: Any) -> None:
+    assert explain(run, "--explain.target", "almaty") == 0
+    before = {path: sha256_file(path) for path in run[1].rglob("*") if path.is_file() and path.name != "run.json"}
+    assert explain(run, "--explain.target", "tokyo") == 2
+    far = run[1].parent / f"{run[1].name}.gpkg"
+    gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=4326).to_file(far)
+    assert explain(run, "--explain.polygons", str(far)) == 2
+    assert "touches explain.polygons" in capsys.readouterr().err
+    after = {path: sha256_file(path) for path in before if path.name != "config.yaml"}
+    assert after == {path: sha for path, sha in before.items() if path.name != "config.yaml"}
 
 
 def test_the_city_of_scenes_that_were_not_predicted_is_asked_of_the_model(run: tuple[Path, Path]) -> None:

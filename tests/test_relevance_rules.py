@@ -78,7 +78,7 @@ def test_the_plan_computes_what_the_network_computes(name: str) -> None:
         torch.testing.assert_close(parts.head(parts.tail.run(y, [])), net(x))
 
 
-def test_the_published_start_sums_to_one_over_n_and_the_contrastive_to_nothing() -> None:
+def test_the_published_start_sums_to_one_over_n_the_contrastive_and_the_balanced_to_nothing() -> None:
     found = {
         method: sweep(network("resnet18"), images(1), torch.tensor([3]), method=method, layers=LAYERS)
         for method in STARTS
@@ -86,6 +86,40 @@ def test_the_published_start_sums_to_one_over_n_and_the_contrastive_to_nothing()
     for depth in LAYERS:
         assert found["relevance-cam"].relevance[depth].sum() == pytest.approx(0.1, abs=1e-5)
         assert found["relevance-cam-contrastive"].relevance[depth].sum() == pytest.approx(0, abs=1e-5)
+        assert found["relevance-cam-balanced"].relevance[depth].sum() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_balanced_start_puts_in_half_of_the_evidence_on_either_side() -> None:
+    net, x = network("resnet18", dtype=torch.float64), images(1, dtype=torch.float64)
+    with torch.no_grad():
+        features, weight = net.forward_head(net.forward_features(x), pre_logits=True)[0], net.get_classifier().weight
+        value = features * (weight[3] - torch.cat([weight[:3], weight[4:]]).mean(dim=0))
+    start = sweep(net, x, torch.tensor([3]), method="relevance-cam-balanced", layers=("layer4",)).start[0]
+    torch.testing.assert_close(start.clamp(min=0).sum(), value.abs().sum() / 2)
+    torch.testing.assert_close(start.clamp(max=0).sum(), -value.abs().sum() / 2)
+    assert torch.equal(start.sign(), value.sign())
+
+
+def test_a_start_with_nothing_on_one_side_is_finite() -> None:
+    head = nn.Linear(3, 2, bias=False)
+    head.weight.data = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
+    found, _ = STARTS["relevance-cam-balanced"](
+        torch.tensor([[1.0, 1.0, 0.0], [0, 0, 0]]), head, torch.tensor([0, 0]), None
+    )
+    torch.testing.assert_close(found, torch.tensor([[0.5, 1.0, 0.0], [0, 0, 0]]))
+
+
+def test_linear_bottlenecks_show_their_relevance_and_rectified_stages_weigh_their_activations() -> None:
+    x, target = images(2, dtype=torch.float64), torch.tensor([3, 5])
+    for name, rectified in (("tf_efficientnet_lite0", {"layer4"}), ("resnet18", set(LAYERS))):
+        net = network(name, dtype=torch.float64)
+        found = sweep(net, x, target, method="relevance-cam-margin", layers=LAYERS)
+        assert found.rectified == rectified
+        maps = relevance_maps(net, x, target, method="relevance-cam-margin", layers=LAYERS)
+        for layer in LAYERS:
+            assert bool((found.activations[layer] >= 0).all()) == (layer in rectified)
+            if layer not in rectified:  # nothing is lost on the way to the map
+                torch.testing.assert_close(maps[layer].sum(dim=(1, 2)), found.start.sum(dim=1))
 
 
 def test_the_margin_start_sums_to_the_margin_over_likely_rivals() -> None:
@@ -111,6 +145,7 @@ def test_told_from_one_city_the_start_is_plus_one_and_minus_one(method: str) -> 
         expected = logits.gather(1, target[:, None]) - logits.gather(1, against[:, None])
     else:
         expected = torch.zeros(2, 1, dtype=torch.float64)
+    if method in ("relevance-cam", "relevance-cam-contrastive"):
         assert found.start[0].nonzero().flatten().tolist() == [3, 5]
         assert found.start[1, [0, 9]].tolist() == [1, -1]
     for relevance in found.relevance.values():
@@ -189,6 +224,12 @@ def slow_maps(net: Any, x: Tensor, target: int, method: str) -> dict[str, Tensor
         rivals = [j for j in range(classes) if j != target]
         q = torch.exp(logits[rivals]) / torch.exp(logits[rivals]).sum()
         r = f * (w[target] - sum(q[i] * w[j] for i, j in enumerate(rivals)))
+    elif method == "relevance-cam-balanced":
+        others = sum(w[j] for j in range(classes) if j != target) / (classes - 1)
+        values = [float(f[c] * (w[target, c] - others[c])) for c in range(len(f))]
+        gain, loss = sum(v for v in values if v > 0), -sum(v for v in values if v < 0)
+        half = (gain + loss) / 2
+        r = torch.tensor([v / gain * half if v > 0 else v / loss * half for v in values], dtype=torch.float64)
     else:
         rival = 1 / classes if method == "relevance-cam" else 1 / (classes - 1)
         start = torch.tensor([1.0 if j == target else -rival for j in range(classes)], dtype=torch.float64)

@@ -100,7 +100,7 @@ def _station(verb: str, words: list[str]) -> int:
     if verb == "explain" and known.check:
         stations = ("check", "score", "explain")
         if not experiment.check.chips:
-            experiment = config.load(known.experiment, ["--check.chips", str(CHECKED), *overrides])
+            experiment = config.load(known.experiment, [*overrides, "--check.chips", str(CHECKED)])
     if known.print_config:
         print(config.dump(experiment), end="")
         return 0

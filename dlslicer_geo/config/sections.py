@@ -176,8 +176,8 @@ class ExplainConfig:
     """Which chips are explained, and how.
 
     Args:
-        method: relevance-cam-margin, relevance-cam-contrastive, relevance-cam (as published), grad-cam, hires-cam
-            or layer-cam.
+        method: relevance-cam-margin, relevance-cam-balanced, relevance-cam-contrastive, relevance-cam (as
+            published), grad-cam, hires-cam or layer-cam.
         layers: depths, of layer1 (fine) to layer4 (coarse).
         target: the city that is explained: predicted (one per scene), true, or a city code.
         rather_than: with a city code as target: the one city it is told from; null tells it from all others.

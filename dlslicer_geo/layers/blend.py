@@ -1,10 +1,10 @@
 """Maps of overlapping chips in, one seamless lattice of raw relevance out. Pure: opens no file.
 
 The lattice claims no detail that the network does not have: its cell is the stride divided into the cells of the
-shallowest layer, and it is laid from pixel (0, 0) of the scene. Every chip's map is resampled bilinearly (half-pixel
-centres) at the cell centres inside its window, weighted by a half-sample Hann window and divided by the sum of the
-weights, so that a lone chip and a ragged edge keep their values. Both steps are separable: two thin matrices per row
-of chips, no loop over chips.
+shallowest layer, and it is laid from pixel (0, 0) of the scene. Every chip's map is resampled bilinearly (its samples
+standing where they look) at the cell centres inside its window, weighted by a half-sample Hann window and divided by
+the sum of the weights, so that a lone chip and a ragged edge keep their values. Both steps are separable: two thin
+matrices per row of chips, no loop over chips.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def hann(position: Floats) -> Floats:
 
 
 def blend(
-    maps: NDArray[np.float32], windows: Ints, lattice: Lattice
+    maps: NDArray[np.float32], windows: Ints, lattice: Lattice, *, shift: float = 0.0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Lay the maps of chips on a lattice.
 
@@ -83,12 +83,13 @@ def blend(
         maps: (n, h, w) raw relevance.
         windows: (n, 4) row, col, height, width in scene pixels, all of one size.
         lattice: the cells to fill.
+        shift: as of the maps' layer in :class:`~dlslicer_geo.types.Saliency`.
 
     Returns:
         float32 cells, NaN where there is no chip, and int64 number of chips that cover the cell, both of the
         lattice's shape.
     """
-    strip = Strip(lattice, bands=1, edge=int(windows[0, 2]))
+    strip = Strip(lattice, shifts=(shift,), edge=int(windows[0, 2]))
     rows: list[NDArray[np.float32]] = []
     for row in np.unique(windows[:, 0]):
         here = windows[:, 0] == row
@@ -105,19 +106,19 @@ class Strip:
     any more. The result is that of :func:`blend` to the last bit, wherever the buffer starts.
     """
 
-    def __init__(self, lattice: Lattice, *, bands: int, edge: int, first: int = 0) -> None:
+    def __init__(self, lattice: Lattice, *, shifts: Sequence[float], edge: int, first: int = 0) -> None:
         """Begin.
 
         Args:
             lattice: the cells to fill.
-            bands: maps per chip.
+            shifts: for every band, as of its layer in :class:`~dlslicer_geo.types.Saliency`.
             edge: rows of a chip in scene pixels.
             first: row of the lattice that is the first unfinished one.
         """
         height, width = int(np.ceil(edge / lattice.cell[0])) + 1, lattice.shape[1]
         self.first = first
         self.lattice = lattice
-        self._total = np.zeros((bands, height, width))
+        self._shifts, self._total = shifts, np.zeros((len(shifts), height, width))
         self._weight, self._count = np.zeros((height, width)), np.zeros((height, width), np.int64)
 
     def add(self, maps: Sequence[NDArray[np.float32]], windows: Ints) -> None:
@@ -133,10 +134,10 @@ class Strip:
         if rows.start >= rows.stop:
             return
         here = slice(rows.start - self.first, rows.stop - self.first)
-        for total, values in zip(self._total, maps, strict=True):
-            left = down.matrix(values.shape[1])[rows].toarray()
+        for total, values, shift in zip(self._total, maps, self._shifts, strict=True):
+            left = down.matrix(values.shape[1], shift)[rows].toarray()
             tall = np.einsum("kh,chw->kcw", left, values.astype(np.float64), optimize=True)
-            total[here] += (across.matrix(values.shape[2]) @ tall.reshape(len(left), -1).T).T
+            total[here] += (across.matrix(values.shape[2], shift) @ tall.reshape(len(left), -1).T).T
         self._weight[here] += np.outer(down.weights()[rows], across.weights())
         self._count[here] += np.outer(down.count()[rows], across.count())
 
@@ -187,9 +188,9 @@ class _Axis:
     def last(self) -> int:
         return int(self.cell.max()) + 1
 
-    def matrix(self, samples: int) -> Any:
+    def matrix(self, samples: int, shift: float) -> Any:
         """Sparse (cells, chips · samples): bilinear interpolation of every chip's samples, times its Hann weight."""
-        at = np.clip(self.position * samples - 0.5, 0, samples - 1)
+        at = np.clip((self.position - shift) * samples - 0.5, 0, samples - 1)
         low = np.minimum(at.astype(np.int64), max(samples - 2, 0))
         high = np.minimum(low + 1, samples - 1)
         weight, share = self._hann(), at - low

@@ -80,7 +80,7 @@ def _sheet(why: Saliency, images: Mapping[int, Pixels], at: NDArray[np.int64], c
         said = [part for line in lines for part in textwrap.wrap(label(line, 72), 23)]
         sheet.write("\n".join(said[:LINES]), GAP, top + 6)
         for column, name in enumerate(why.layers):
-            left, relevance = _left(column), why.maps[name][chip]
+            left, relevance = _left(column), panels.over(why, name, int(chip), PANEL)
             sheet.paste(panels.heat(picture, relevance, scales[name]), left, top)
             sheet.paste(panels.masked(picture, relevance), left + PANEL + SEAM, top)
     _scales(sheet, scales)

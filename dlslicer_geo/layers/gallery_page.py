@@ -173,11 +173,11 @@ class _Page:
         said = "\n".join([f"chip {number}", *self.captions.get(number, "").splitlines()])
         parts = [f'<article class="chip"><div>{_image(picture, f"Chip {number}")}<p>{_escaped(said)}</p></div>']
         for name, limit in scales.items():
-            relevance = self.why.maps[name][chip]
+            raw, relevance = self.why.maps[name][chip], panels.over(self.why, name, chip, PANEL)
             kept = panels.kept(relevance, (PANEL, PANEL)).mean()
             alt = (
-                f"Chip {number} at {name}: relevance from {_number(float(relevance.min()))} to "
-                f"{_number(float(relevance.max()))}, and its masked image with {kept:.0%} of the pixels"
+                f"Chip {number} at {name}: relevance from {_number(float(raw.min()))} to "
+                f"{_number(float(raw.max()))}, and its masked image with {kept:.0%} of the pixels"
             )
             pair = _beside(panels.heat(picture, relevance, limit), panels.masked(picture, relevance))
             parts.append(f"<figure>{_image(pair, alt)}<figcaption>{_escaped(name)}</figcaption></figure>")

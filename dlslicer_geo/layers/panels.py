@@ -56,12 +56,17 @@ def square(image: Pixels, edge: int) -> Pixels:
     return np.asarray(resized)
 
 
+def over(why: Saliency, layer: str, at: int, edge: int) -> NDArray[np.float32]:
+    """The map of a chip at ``edge`` by ``edge`` pixels, every cell drawn where it looks."""
+    return np.asarray(why.resampled(layer, slice(at, at + 1), (edge, edge))[0], np.float32)
+
+
 def heat(chip: Pixels, relevance: Relevance, limit: float) -> Pixels:
     """A heat map over its chip: red speaks for the city, blue against it, and 0 leaves the chip grey.
 
     Args:
         chip: (edge, edge, 3).
-        relevance: (h, w) raw map of the chip, enlarged here (bilinear, half-pixel centres).
+        relevance: (h, w) raw map of the chip, enlarged where it is smaller (bilinear, half-pixel centres).
         limit: relevance with the strongest colour; -limit has the strongest of the other side.
 
     Returns:

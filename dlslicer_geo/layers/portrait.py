@@ -104,7 +104,7 @@ def _sheet(rows: DataFrame, why: Saliency, images: Mapping[int, Pixels]) -> Shee
         left, top = GAP + at % ACROSS * card[0], TOP + at // ACROSS * card[1]
         image = images[int(record["chip_id"])]
         chip = panels.square(image, PANEL)
-        warm = panels.heat(chip, why.maps[why.layers[-1]][record["place"]], limit)
+        warm = panels.heat(chip, panels.over(why, why.layers[-1], int(record["place"]), PANEL), limit)
         pictures = (cut_out(record, image, PANEL), outlined(record, chip), outlined(record, warm))
         for step, picture in enumerate(pictures):
             sheet.paste(picture, left + step * (PANEL + SEAM), top)

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,11 @@ def _known(why: Saliency, chip_ids: NDArray[np.int64]) -> Saliency:
 
 def _place(out: Path, question: Question) -> Path:
     city = question.city + (f"-rather-than-{question.rather_than}" if question.rather_than else "")
-    return out / "saliency" / f"{file_name(question.scene, city, question.method)}.tif"
+    parts = (question.scene, city, question.method)
+    name = file_name(*parts)
+    if name != ".".join(parts):  # two scenes may have the same name without what file systems refuse
+        name += f"-{sha256(repr(parts).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return out / "saliency" / f"{name}.tif"
 
 
 def _is_finished(place: Path, identity: str) -> bool:
@@ -222,6 +227,8 @@ def _tags(rows: Rows, question: Question, cut: Cut, known: list[Statistics]) -> 
         "INPUT_SIZE_PX": about["input_size"],
         "LATTICE": f"{down} x {across} cells per stride, cell {cell_rows:.6g} x {cell_cols:.6g} px, "
         f"first cell {lattice.origin[0]} {lattice.origin[1]} from pixel 0 0",
+        "CELLS_LOOK": " ".join(f"{shift * 100:+.2f}%" for shift in rows.shifts)
+        + " of a chip's edge below and to the right of the middle of their even share of the chip",
         "BLENDING": "bilinear, half-sample Hann weights, divided by their sum",
         "PERCENTILES_OF": "all cells" if known[0].complete else f"about {SAMPLE} cells drawn at random",
     }

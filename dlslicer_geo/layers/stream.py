@@ -124,6 +124,7 @@ class Rows:
         start: where in the file the first row begins, in bytes.
         lattice: the cells.
         depths: bands beside the coverage.
+        shifts: of every band, as of its layer in :class:`~dlslicer_geo.types.Saliency`.
         about: what the answers said of themselves: ``input_size``, ``notes``, ``approximate``, ``crs`` and
             ``transform``.
     """
@@ -132,6 +133,7 @@ class Rows:
     start: int
     lattice: Lattice
     depths: int
+    shifts: Sequence[float]
     about: Mapping[str, Any]
 
     @property
@@ -185,7 +187,7 @@ def lay(ask: Ask, question: Question, cut: Cut, path: Path, *, progress: Progres
     if rows is None:
         first = _answer(ask, question, cut, parts[0])
         rows = _begun(path, question, cut, first)
-    strip = Strip(rows.lattice, bands=rows.depths, edge=int(cut.windows[0, 2]), first=rows.done)
+    strip = Strip(rows.lattice, shifts=rows.shifts, edge=int(cut.windows[0, 2]), first=rows.done)
     left = [part for part in parts if _end(rows.lattice, cut, part) > strip.first]
     with path.open("r+b") as target:
         target.truncate(rows.start + rows.done * rows.bytes_per_row)
@@ -227,6 +229,7 @@ def _begun(path: Path, question: Question, cut: Cut, answer: Saliency) -> Rows:
         "identity": identity_of(question, cut),
         "cells": list(answer.maps[answer.layers[0]].shape[1:]),
         "depths": len(answer.layers),
+        "shifts": [answer.shift.get(name, 0.0) for name in answer.layers],
         "about": {
             "input_size": answer.input_size,
             "notes": dict(answer.notes),
@@ -244,7 +247,8 @@ def _begun(path: Path, question: Question, cut: Cut, answer: Saliency) -> Rows:
 def _rows(path: Path, start: int, cut: Cut, head: Mapping[str, Any]) -> Rows:
     down, across = head["cells"]
     lattice = Lattice.over(cut.windows, cut.stride, (down, across))
-    return Rows(path=path, start=start, lattice=lattice, depths=head["depths"], about=head["about"])
+    depths, shifts = head["depths"], head["shifts"]
+    return Rows(path=path, start=start, lattice=lattice, depths=depths, shifts=shifts, about=head["about"])
 
 
 def _end(lattice: Lattice, cut: Cut, part: Sequence[slice]) -> int:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlslicer_geo.errors import ConfigError
-from dlslicer_geo.files import read_json, sha256_file, write_json, write_table, write_text
+from dlslicer_geo.files import read_json, sha256_file, sha256_json, write_json, write_table, write_text
+from dlslicer_geo.pipeline.chosen import on_the_ground, read_zones, target_of
 from dlslicer_geo.pipeline.pieces import captions, city_names, data_module, image_layers, images
 from dlslicer_geo.pipeline.runs import Done, Run
 from dlslicer_geo.types import Layer, Scene
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOGETHER = 256
-"""Chips of small scenes that are explained together."""
+TOGETHER = 64
+"""Chips of small scenes that are explained together; a killed run loses so many at most."""
 
 PICTURE = 256
 """Edge in pixels at which the chips of galleries are held."""
@@ -56,7 +56,7 @@ def check(run: Run) -> Done:
 
 
 def checked(run: Run) -> dict[str, Any] | None:
-    """What ``check`` found about the model at hand; None where it was not asked, or was about another model."""
+    """What ``check`` found about the predictions at hand; None where it was not asked, or was about others."""
     path = run.folder / "saliency_check.json"
     if not path.exists():
         return None
@@ -78,87 +78,53 @@ def explain(run: Run) -> Done:
     data = data_module(run, scenes, chips, cities=classifier.cities)
     found = read_predictions(run.folder / "predictions")
     drawn = found.draw(how.per_city, seed=run.config.seed)
-    chosen = _on_the_ground(chips, found, drawn, run)
-    if not run.resuming:
-        for folder in ("gis/saliency", "gis/masked", "explain"):
-            shutil.rmtree(run.folder / folder, ignore_errors=True)
+    chosen = on_the_ground(run, scenes, chips, found, drawn)
+    polygons = read_zones(run, chips, chosen)
     asking = relevance.Explainer(
         classifier, data, layers=how.layers, method=how.method, precision=how.precision,
-        target=_target(run, classifier, data, found, chosen), rather_than=how.rather_than or "",
+        target=target_of(run, classifier, data, found, chosen), rather_than=how.rather_than or "",
     )  # fmt: skip
-    laid = dict(_lay(run, asking, chips.set_index("chip_id", drop=False).loc[chosen]))
+    asking.check(chosen)  # whatever is wrong is said before anything is lost
+    work = _begin(run, asking)
+    laid = dict(_lay(run, asking, chips.set_index("chip_id", drop=False).loc[chosen], work))
     layers = list(laid.values())
-    table, files = _summaries(run)
-    files += _polygons(run, layers)
+    table, files = _summaries(run, asking, chosen, work)
+    files += _zones(run, layers, polygons)
     files += _masked(run, laid, scenes)
+    _sweep(run, [layer.path for layer in layers])
     files += _pictures(run, asking, table, found, drawn)
-    shutil.rmtree(run.folder / "explain", ignore_errors=True)
     imagery = image_layers(scenes, chips, chosen) if run.config.map.imagery else []
     return Done(files=[*files, *(layer.path for layer in layers)], layers=[*imagery, *layers])
 
 
-def _on_the_ground(chips: GeoDataFrame, found: Predictions, drawn: NDArray[np.int64], run: Run) -> NDArray[np.int64]:
-    """The chips whose saliency is laid on the ground, sorted."""
-    import numpy as np
-
-    from dlslicer_geo import layers as gis
-
-    how, ids = run.config.explain, chips["chip_id"].to_numpy(np.int64)
-    if how.chips == "drawn":
-        chosen = drawn
-    elif how.chips == "predicted":
-        chosen = np.sort(found.chip_id)
-    else:
-        inside = chips["scene_id"].isin(set(chips.loc[np.isin(ids, drawn), "scene_id"]))
-        chosen = np.sort(ids if how.chips == "all" else ids[inside.to_numpy()])
-    if how.within is None:
-        return chosen
-    area = gis.read_polygons(how.within).to_crs(4326)
-    touching = np.unique(chips.sindex.query(area.geometry, predicate="intersects")[1])
-    within = chosen[np.isin(chosen, ids[touching])]
-    if not len(within):
-        raise ConfigError(
-            f"none of {len(chosen)} chips ({how.chips}) touches {how.within}: give other polygons, or take "
-            "explain.chips all"
-        )
-    return within
+def _begin(run: Run, asking: Explainer) -> Path:
+    """The folder for summaries of these very answers; those of others are removed, and all if work is forced."""
+    folder = run.folder / "explain"
+    if run.force:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(run.folder / "gis" / "saliency", ignore_errors=True)
+    question = {"notes": asking.notes, "target": asking.target, "rather_than": asking.rather_than}
+    identity = sha256_json(
+        [question, asking.method, asking.layers, run.answers_from("explain", "data", "model", "relevance", "layers")]
+    )
+    for other in folder.glob("*"):
+        if other.name != identity:
+            shutil.rmtree(other)
+    return folder / identity
 
 
-def _target(
-    run: Run, classifier: Any, data: Any, found: Predictions, chosen: NDArray[np.int64]
-) -> str | dict[str, str]:
-    """What is explained: as configured, and for ``predicted`` the most probable city of every scene."""
-    import numpy as np
-    import pandas as pd
-
-    from dlslicer_geo.relevance import predicted_cities
-
-    if run.config.explain.target != "predicted":
-        return run.config.explain.target
-    mean = pd.DataFrame(found.probabilities).groupby(np.array(found.scene_id)).mean()
-    cities = {
-        str(scene): found.cities[i] for scene, i in zip(mean.index, mean.to_numpy().argmax(axis=1), strict=True)
-    }
-    scene_of = data.chips.set_index("chip_id")["scene_id"]
-    others = chosen[~scene_of.loc[chosen].isin(set(cities)).to_numpy()]
-    return cities | (predicted_cities(classifier, data, others, progress=run.progress) if len(others) else {})
-
-
-def _lay(run: Run, asking: Explainer, rows: GeoDataFrame) -> Iterator[tuple[str, Layer]]:
+def _lay(run: Run, asking: Explainer, rows: GeoDataFrame, work: Path) -> Iterator[tuple[str, Layer]]:
     """Scene ids with the layers of their saliency files."""
     from dlslicer_geo import layers as gis
 
-    identity = str(run.record("explain")["key"])
-    said = checked(run)
-    options: dict[str, Any] = {"provenance": run.provenance, "sanity": _sanity(said, asking) if said else {}}
+    options: dict[str, Any] = {"provenance": run.provenance, "sanity": _sanity(run, asking)}
     groups = list(_together(rows))
     for scenes in run.progress(groups, total=len(groups), label="explain scenes"):
-        ask = _ask(asking, scenes, run.folder / "explain")
+        ask = _ask(asking, scenes, work)
         for scene, chips in scenes.items():
-            city = asking.city_of(scene, chips["city"].iloc[0])
             question = gis.Question(
-                scene=scene, city=city, method=asking.method, layers=asking.layers,
-                rather_than=asking.rather_than, identity=identity,
+                scene=scene, city=asking.city_of(scene, chips["city"].iloc[0]), method=asking.method,
+                layers=asking.layers, rather_than=asking.rather_than, identity=work.name,
             )  # fmt: skip
             yield scene, gis.stream_saliency(ask, chips, run.folder / "gis", question=question, **options)
 
@@ -200,8 +166,12 @@ def _noted(why: Saliency, parts: Path) -> Saliency:
     return why
 
 
-def _sanity(said: Mapping[str, Any], asking: Explainer) -> dict[str, str]:
-    """The figures of the check that are about this method, for the tags of its files."""
+def _sanity(run: Run, asking: Explainer) -> dict[str, str]:
+    """What a check of this model, here or where it was trained, found of this method: for the tags of its files."""
+    places = [folder / "saliency_check.json" for folder in (run.folder, run.checkpoint.parent)]
+    said: dict[str, Any] = next((read_json(place) for place in places if place.exists()), {})
+    if said.get("weights_sha256") != asking.notes["weights_sha256"]:
+        return {}
     figures = ("conservation", "head_shuffled", "head_shuffled_absolute", "class_contrast", "twin")
     return {
         f"{name}_{row['layer']}": f"{row[name]:.3g}"
@@ -212,15 +182,22 @@ def _sanity(said: Mapping[str, Any], asking: Explainer) -> dict[str, str]:
     }
 
 
-def _summaries(run: Run) -> tuple[DataFrame, list[Path]]:
+def _summaries(run: Run, asking: Explainer, chosen: NDArray[np.int64], work: Path) -> tuple[DataFrame, list[Path]]:
     """``saliency.parquet``, a row per explained chip, and ``saliency_cities.csv``."""
+    import numpy as np
     import pandas as pd
 
     from dlslicer_geo.relevance.summaries import summarize_cities
 
-    parts = sorted((run.folder / "explain").glob("part-*.parquet"))
-    table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
-    table = table.drop_duplicates("chip_id", keep="last").sort_values("chip_id", ignore_index=True)
+    def read() -> DataFrame:
+        parts = [pd.read_parquet(part) for part in sorted(work.glob("part-*.parquet"))]
+        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"chip_id": np.zeros(0, np.int64)})
+        return table[table["chip_id"].isin(chosen)].drop_duplicates("chip_id", keep="last")
+
+    lost = np.setdiff1d(chosen, read()["chip_id"])  # somebody removed parts of what was done
+    for first in range(0, len(lost), TOGETHER):
+        _noted(asking(lost[first : first + TOGETHER]), work)
+    table = read().sort_values("chip_id", ignore_index=True)
     cities = summarize_cities(table)
     return table, [
         write_table(table, run.folder / "saliency.parquet", run.provenance),
@@ -228,16 +205,24 @@ def _summaries(run: Run) -> tuple[DataFrame, list[Path]]:
     ]
 
 
-def _polygons(run: Run, layers: list[Layer]) -> list[Path]:
+def _zones(run: Run, layers: list[Layer], polygons: GeoDataFrame | None) -> list[Path]:
     """Relevance over the polygons that were asked for, as a table and a layer."""
     from dlslicer_geo import layers as gis
 
-    given = run.config.explain.polygons
-    if given is None:
+    if polygons is None:
         for stale in (run.folder / "polygons.parquet", run.folder / "gis" / "polygons.gpkg"):
             stale.unlink(missing_ok=True)
         return []
-    return gis.write_polygons(gis.by_polygon(layers, gis.read_polygons(given)), run.folder, provenance=run.provenance)
+    return gis.write_polygons(gis.by_polygon(layers, polygons), run.folder, provenance=run.provenance)
+
+
+def _sweep(run: Run, written: list[Path]) -> None:
+    """Remove the saliency and masked scenes of other questions."""
+    names = {name for path in written for name in (path.name, path.with_suffix(".qml").name)}
+    for folder in ("saliency", "masked"):
+        for path in (run.folder / "gis" / folder).glob("*"):
+            if path.name not in names or (folder == "masked" and not run.config.explain.masked):
+                path.unlink()
 
 
 def _masked(run: Run, laid: Mapping[str, Layer], scenes: GeoDataFrame) -> list[Path]:

@@ -95,6 +95,7 @@ class Run:
         images: files, folders and addresses to scan instead of ``data.root``.
         progress: shows how far long work is.
         resuming: whether the station at work was started before with the same inputs.
+        force: whether it is to work even where nothing has changed.
         station: the station at work.
         obeyed: the stations that were asked for.
         worked: those of them that had work to do.
@@ -106,6 +107,7 @@ class Run:
     images: tuple[str, ...] = ()
     progress: Progress = quiet
     resuming: bool = False
+    force: bool = False
     station: Station | None = None
     obeyed: Sequence[str] = ()
     worked: Sequence[str] = ()
@@ -160,6 +162,14 @@ class Run:
             found[name] = sha256_file(path)
         return found | self._beside(station)
 
+    def answers_from(self, name: str, *rooms: str) -> str:
+        """A hash of the files that a station reads and of the code of rooms, whatever the configuration says."""
+        read = {
+            key: value for key, value in self.record(name)["inputs"].items() if "." in key and "explain." not in key
+        }
+        read.pop("saliency_check.json", None)
+        return sha256_json([read, _code_hash(rooms)])
+
     def scenes(self) -> GeoDataFrame:
         """The scene table, its paths usable from here."""
         from dlslicer_geo.scenes import COLUMNS
@@ -209,8 +219,10 @@ class Run:
         plain = to_dict(self.config)
         paths = {f"{section}.{key}": plain[section][key] for section, key in BESIDE if section in station.sections}
         files = {key: Path(path) for key, path in paths.items() if path}
+        inside = {"check.twin": "model.ckpt"}  # of another run its predictions are read, and of a twin the model
         files = {
-            key: path / "predictions" / "manifest.json" if path.is_dir() else path for key, path in files.items()
+            key: path / inside.get(key, "predictions/manifest.json") if path.is_dir() else path
+            for key, path in files.items()
         }
         return {key: sha256_file(path) for key, path in files.items() if path.is_file()}
 
@@ -249,12 +261,12 @@ def execute(run: Run, stations: Sequence[Station], *, force: bool = False) -> Ru
 def _do(run: Run, station: Station, force: bool) -> bool:
     inputs = run.inputs(station)
     sections = {name: run.plain_config[name] for name in station.sections}
-    key = sha256_json({"sections": sections, "inputs": inputs, "code": _code_hash(station)})
+    key = sha256_json({"sections": sections, "inputs": inputs, "code": _code_hash(station.rooms)})
     before = run.record(station.name)
     if not force and before.get("key") == key and before["status"] == "done" and _intact(run, before):
         logger.info("%s: up to date, nothing to do", station.name)
         return False
-    run.station, run.resuming = station, not force and before.get("key") == key
+    run.station, run.force, run.resuming = station, force, not force and before.get("key") == key
     write_text(run.folder / "config.yaml", yaml.safe_dump(run.plain_config, sort_keys=False, allow_unicode=True))
     run.note(station.name, {"status": "started", "key": key, "inputs": inputs})
     begin = time.monotonic()
@@ -291,9 +303,9 @@ def _stamp(path: Path) -> list[int]:
     return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
 
 
-def _code_hash(station: Station) -> str:
+def _code_hash(rooms: Sequence[str]) -> str:
     files: list[Path] = []
-    for room in (*HALL, *station.rooms):
+    for room in (*HALL, *rooms):
         one = PACKAGE / f"{room}.py"
         files += [one] if one.exists() else sorted((PACKAGE / room).rglob("*.py"))
     return sha256_json([__version__, *(sha256_file(path) for path in files)])

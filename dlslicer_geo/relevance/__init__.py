@@ -1,8 +1,9 @@
 """A model and chips in; raw saliency per chip and depth out, with the windows that place it on the ground.
 
-Six methods under one door: Relevance-CAM with the published start, a contrastive start and a margin start (the
-default), and Grad-CAM, HiResCAM and LayerCAM to compare with. The published start hardly depends on the classifier
-when there are few cities; on planted patches plain Grad-CAM and HiResCAM do at least as well as any of the three.
+Seven methods under one door: Relevance-CAM with the published start and with a contrastive, a balanced and a margin
+one (the default), and Grad-CAM, HiResCAM and LayerCAM to compare with. The published start hardly depends on the
+classifier when there are few cities. ``benchmarks/relevance.md`` has what each finds of planted patches, and
+:mod:`dlslicer_geo.relevance.check` measures it on a model of one's own.
 """
 
 from dlslicer_geo.relevance.maps import DEFAULT, METHODS, relevance_maps

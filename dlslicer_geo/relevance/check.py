@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dlslicer_geo.relevance import faithful, randomise
+from dlslicer_geo.relevance.centres import shifts
 from dlslicer_geo.relevance.inputs import Chips, Classifier, weights_sha256
-from dlslicer_geo.relevance.maps import DEFAULT, METHODS, sweep
+from dlslicer_geo.relevance.maps import DEFAULT, METHODS, asked, sweep
 from dlslicer_geo.relevance.question import Asked, Question, Row, fit, of_twin, why
 from dlslicer_geo.relevance.starts import STARTS
 from dlslicer_geo.types import Progress, quiet
@@ -176,8 +177,10 @@ def _probabilities(question: Question, wanted: Asked, progress: Progress) -> Fig
     net, shown = question.net, faithful.subjects(question.net, question.images, question.target)
     found: Figures = {name: {} for name in PROBABILITIES}
     maps = question.maps(wanted)
+    shift = shifts(net, asked(net, wanted.methods[0], wanted.layers), int(question.images.shape[-1]))
     for row, values in progress(maps.items(), total=len(maps), label="remove pixels"):
-        figures = (*faithful.insertion_deletion(net, shown, values), *faithful.drop_increase(net, shown, values))
+        there = (net, shown, values, shift[row[1]])
+        figures = (*faithful.insertion_deletion(*there), *faithful.drop_increase(*there))
         for name, figure in zip(PROBABILITIES, figures, strict=True):
             found[name][row] = figure
     return found

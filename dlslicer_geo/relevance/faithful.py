@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
+
+from dlslicer_geo.types import bilinear
 
 STEPS = 8
 """Equal parts in which pixels are put in or taken out; each costs two forward passes."""
@@ -61,16 +62,16 @@ def probability(net: nn.Module, images: Tensor, target: Tensor) -> Tensor:
     parts = zip(torch.split(images, AT_ONCE), torch.split(target, AT_ONCE), strict=True)
     chances = [  # channels last halves the time on a CPU
         net(x.contiguous(memory_format=torch.channels_last))
+        .cpu()  # before double, which not every device has
         .double()
         .softmax(dim=1)
-        .gather(1, wanted.to(x.device)[:, None])[:, 0]
-        .cpu()
+        .gather(1, wanted.cpu()[:, None])[:, 0]
         for x, wanted in parts
     ]
     return torch.cat(chances)
 
 
-def insertion_deletion(net: nn.Module, shown: Subjects, maps: Tensor) -> tuple[Floats, Floats]:
+def insertion_deletion(net: nn.Module, shown: Subjects, maps: Tensor, shift: float = 0.0) -> tuple[Floats, Floats]:
     """Areas under the probability as pixels come in, and as they go out, those of the highest relevance first.
 
     Pixels come and go in :data:`STEPS` equal parts, by the map enlarged bilinearly. A missing pixel is that of the
@@ -80,11 +81,12 @@ def insertion_deletion(net: nn.Module, shown: Subjects, maps: Tensor) -> tuple[F
         net: the network, in evaluation mode.
         shown: the images.
         maps: (n, h, w) raw maps.
+        shift: of their layer, as in :class:`~dlslicer_geo.types.Saliency`.
 
     Returns:
         insertion and deletion, each (n,), 0 to 1; NaN where a map is constant.
     """
-    order = enlarged(maps, shown.images).flatten(1).argsort(dim=1, descending=True, stable=True)
+    order = enlarged(maps, shown.images, shift).flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).view(len(maps), 1, *shown.images.shape[-2:])
     inserted, deleted = [shown.empty], [shown.whole]
     for step in range(1, STEPS):
@@ -97,7 +99,7 @@ def insertion_deletion(net: nn.Module, shown: Subjects, maps: Tensor) -> tuple[F
     return insertion.masked_fill(flat, torch.nan).numpy(), deletion.masked_fill(flat, torch.nan).numpy()
 
 
-def drop_increase(net: nn.Module, shown: Subjects, maps: Tensor) -> tuple[Floats, Floats]:
+def drop_increase(net: nn.Module, shown: Subjects, maps: Tensor, shift: float = 0.0) -> tuple[Floats, Floats]:
     """What is lost of the probability when the image is dimmed where its map is low, and whether it rises instead.
 
     The map, enlarged and stretched to 0…1 per image, multiplies the normalised input, so that what is masked goes to
@@ -107,9 +109,9 @@ def drop_increase(net: nn.Module, shown: Subjects, maps: Tensor) -> tuple[Floats
         drop (n,), 0 to 1, and increase (n,), 0 or 1, arguments as of :func:`insertion_deletion`; NaN where a map is
         constant.
     """
-    large = enlarged(maps, shown.images)
+    large = enlarged(maps, shown.images, shift)
     low, high = large.amin(dim=(2, 3), keepdim=True), large.amax(dim=(2, 3), keepdim=True)
-    flat = constant(maps)
+    flat = constant(maps).to(large.device)
     mask = (large - low) / (high - low).masked_fill(flat[:, None, None, None], 1)
     masked = probability(net, shown.images * mask, shown.target)
     drop = (shown.whole - masked).clamp(min=0) / shown.whole.clamp(min=torch.finfo(torch.float64).tiny)
@@ -117,9 +119,11 @@ def drop_increase(net: nn.Module, shown: Subjects, maps: Tensor) -> tuple[Floats
     return drop.masked_fill(flat.cpu(), torch.nan).numpy(), increase.masked_fill(flat.cpu(), torch.nan).numpy()
 
 
-def enlarged(maps: Tensor, images: Tensor) -> Tensor:
-    """(n, 1, H, W) maps (n, h, w) at the size of images, bilinearly, on their device and of their dtype."""
-    return F.interpolate(maps[:, None].to(images), images.shape[-2:], mode="bilinear", align_corners=False)
+def enlarged(maps: Tensor, images: Tensor, shift: float) -> Tensor:
+    """(n, 1, H, W) maps (n, h, w) at the size of images, each cell where it looks; device and dtype of the images."""
+    sizes = zip(maps.shape[1:], images.shape[-2:], strict=True)
+    down, across = (torch.from_numpy(bilinear(n, cells, shift)).to(images) for n, cells in sizes)
+    return (down @ maps.to(images) @ across.T)[:, None]
 
 
 def constant(maps: Tensor) -> Tensor:

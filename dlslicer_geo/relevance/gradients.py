@@ -52,18 +52,7 @@ def gradients(
         RelevanceError: if a depth has no feature maps.
     """
     seen: dict[str, Tensor] = {}
-
-    def watch(name: str) -> Callable[..., Any]:
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            # the graph begins at the shallowest depth, so frozen weights do not matter; cloned, because the next
-            # module may act in place, which autograd forbids on a leaf
-            seen[name] = output if seen else output.detach().requires_grad_().clone()
-            return seen[name]
-
-        return keep
-
-    for name, module in names.items():
-        net.get_submodule(module).register_forward_hook(watch(name))
+    watch(net, names, seen, graph_from_first=True)
     with torch.enable_grad():
         logits = net(x)
         for name, output in seen.items():
@@ -73,6 +62,30 @@ def gradients(
             chosen = chosen - logits.gather(1, against[:, None]).sum()
         found = torch.autograd.grad(chosen, list(seen.values()))
     return {name: (a.detach(), g) for (name, a), g in zip(seen.items(), found, strict=True)}
+
+
+def watch(net: nn.Module, names: dict[str, str], seen: dict[str, Tensor], *, graph_from_first: bool) -> None:
+    """Let a network put the output of each depth into ``seen`` when it runs; the hooks stay.
+
+    Args:
+        net: one whose hooks are its own.
+        names: depths, shallow to deep, each with the name of its module.
+        seen: is filled.
+        graph_from_first: begin the graph at the shallowest depth, so that frozen weights do not matter.
+    """
+
+    def keeper(name: str) -> Callable[..., Any]:
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            if graph_from_first and not seen:
+                output = output.detach().requires_grad_()
+            # cloned, because the next module may act in place, which autograd forbids on a leaf
+            seen[name] = output.clone()
+            return seen[name]
+
+        return keep
+
+    for name, module in names.items():
+        net.get_submodule(module).register_forward_hook(keeper(name))
 
 
 def _check_map(net: nn.Module, name: str, output: Tensor) -> None:

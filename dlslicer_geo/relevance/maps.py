@@ -38,11 +38,22 @@ class Sweep:
         start: (B, N) or (B, F) relevance put in: of the logits, or of the pooled features for the margin start.
         activations: per depth (B, C, h, w), shallow to deep.
         relevance: per depth (B, C, h, w).
+        rectified: depths whose activations have no negative values.
     """
 
     start: Tensor
     activations: dict[str, Tensor]
     relevance: dict[str, Tensor]
+    rectified: frozenset[str]
+
+    def map(self, name: str) -> Tensor:
+        """(B, h, w) saliency at a depth: Σ_c α_c A_c with α the mean relevance of a channel, as published.
+
+        Where activations have both signs (linear bottlenecks, not covered by the paper) a weight times an activation
+        means nothing, and the map is the relevance itself, Σ_c R_c.
+        """
+        found = self.relevance[name]
+        return weighted(found, self.activations[name]) if name in self.rectified else found.sum(dim=1)
 
 
 def relevance_maps(
@@ -81,8 +92,7 @@ def relevance_maps(
     if method in STARTS:
         options: dict[str, Any] = {"against": against, "precision": precision}
         found = sweep(double, x, target, method=method, layers=layers, **options)
-        # a linear bottleneck's output has both signs, and a weight means relevance, not sign: size says where
-        return {name: weighted(found.relevance[name], a.abs()) for name, a in found.activations.items()}
+        return {name: found.map(name) for name in names}
     check_question(net, x, target, against)
     with _forward(x, precision):
         pairs = gradients(double, x, target.to(x.device), None if against is None else against.to(x.device), names)
@@ -122,7 +132,12 @@ def sweep(
             found[name] = relevance
         if len(found) == len(names):
             break
-    return Sweep(start=start, activations={name: a.to(dtype) for name, a in kept.items()}, relevance=found)
+    return Sweep(
+        start=start,
+        activations={name: a.to(dtype) for name, a in kept.items()},
+        relevance=found,
+        rectified=frozenset(name for name, stage in parts.stages.items() if stage.rectified),
+    )
 
 
 def _run(parts: Plan, x: Tensor, names: dict[str, str], tape: Tape) -> tuple[dict[str, Tensor], Tensor]:

@@ -152,6 +152,15 @@ class Chain:
             x = step.run(x, tape)
         return x
 
+    @property
+    def rectified(self) -> bool:
+        """Whether the output has no negative values, because a rectifier is last."""
+        last = self.steps[-1]
+        if not isinstance(last, Leaf):
+            return False
+        acting = last.module.act if isinstance(last.module, BatchNormAct2d) else last.module
+        return isinstance(acting, nn.ReLU | nn.ReLU6)
+
     def back(self, relevance: Tensor, tape: Tape) -> Tensor:
         """Relevance of the first step's input; takes from the tape what :meth:`run` put there."""
         for step in reversed(self.steps):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dlslicer_geo.errors import RelevanceError
+from dlslicer_geo.relevance.centres import shifts
 from dlslicer_geo.relevance.inputs import Chips, Classifier, chip_rows, inputs, weights_sha256
 from dlslicer_geo.relevance.maps import DEFAULT, asked, at_rest, relevance_maps
 from dlslicer_geo.relevance.starts import STARTS
@@ -28,11 +29,15 @@ NOTES = {
     "relevance-cam": "+1 for the city, -1/N for each other of the N cities, as published",
     "relevance-cam-contrastive": "+1 for the city, -1/(N-1) for each other of the N cities",
     "relevance-cam-margin": "logit margin of the city over its likely rivals, head decomposed exactly",
+    "relevance-cam-balanced": "what speaks for the city over the mean of all others against as much of what speaks "
+    "against it, head decomposed exactly, nothing in sum",
 }
 """Where relevance starts, in words for the reader of a file."""
 
 NOTES_AGAINST = dict.fromkeys(NOTES, "+1 for the city, -1 for the other") | {
     "relevance-cam-margin": "logit margin of the city over the other, head decomposed exactly",
+    "relevance-cam-balanced": "what speaks for the city over the other against as much of what speaks against it, "
+    "head decomposed exactly, nothing in sum",
 }
 """The same where a city is told from one other."""
 
@@ -104,6 +109,7 @@ class Explainer:
         self.model, self.data = model, data
         self.layers, self.method, self.precision = tuple(asked(model.model, method, layers)), method, precision
         self.target, self.rather_than = target, rather_than
+        self._shifts: dict[str, float] = {}
         self._check_cities()
         self.table = pd.DataFrame(data.chips.drop(columns="geometry")).set_index("chip_id")
 
@@ -148,13 +154,31 @@ class Explainer:
             notes=self.notes,
             approximate=_approximate(self.data.scenes, scene_id),
             rather_than=self.rather_than,
+            shift=self._shift(edge),
         )
+
+    def check(self, chips: NDArray[np.int64]) -> None:
+        """Refuse chips that cannot be explained before any is.
+
+        Raises:
+            RelevanceError: if chips are unknown, or their city is not known.
+        """
+        rows = chip_rows(self.table, np.asarray(chips, np.int64))
+        if self.target != "predicted":
+            self._classes(rows, quiet)
 
     def city_of(self, scene: str, city: str) -> str:
         """The city that is explained for the chips of a scene of that city; not for the target ``predicted``."""
         if isinstance(self.target, str):
             return city if self.target == "true" else self.target
         return self.target[scene]
+
+    def _shift(self, edge: int) -> dict[str, float]:
+        """Where cells look, measured once."""
+        if not self._shifts:
+            names = asked(self.model.model, self.method, self.layers)
+            self._shifts = shifts(self.model.model, names, edge)
+        return self._shifts
 
     def _maps(self, x: Tensor, classes: NDArray[np.int64]) -> dict[str, Tensor]:
         wanted, rivals = torch.from_numpy(classes), None
@@ -224,7 +248,7 @@ def _predicted(model: Classifier, data: Chips, rows: pd.DataFrame, progress: Pro
     net = at_rest(model.model)
     with torch.no_grad():
         for at, x in inputs(model, data, rows, progress, "predict"):
-            probabilities = net(x).double().softmax(dim=1).cpu().numpy()
+            probabilities = net(x).cpu().double().softmax(dim=1).numpy()
             np.add.at(total, scene_of[at], probabilities)
     best: NDArray[np.int64] = total.argmax(axis=1)
     return best[scene_of]
@@ -242,7 +266,8 @@ def _notes(net: nn.Module, method: str, target: str, rather_than: str) -> dict[s
         notes |= {
             "start": NOTES_AGAINST[method] if rather_than else NOTES[method],
             "residual_sums": "by value where a rectifier follows (ResNet), by size otherwise (EfficientNet-Lite)",
-            "map": "sum over channels of the mean relevance times the size of the activation",
+            "map": "sum over channels of mean relevance times activation; where activations have both signs "
+            "(EfficientNet-Lite, layer1 to layer3) of the relevance itself",
             "no_positive_product": "shared by squared weights, so that the sum of relevance is kept",
         }
     return notes

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dlslicer_geo.relevance.rules import linear
+from dlslicer_geo.relevance.rules import divide, linear
 
 Start = Callable[[Tensor, nn.Linear, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """Features (B, F), head, class (B,), class it is told from (B,) or None for all others → relevance put in (its sum is
@@ -34,6 +34,25 @@ def margin(features: Tensor, head: nn.Linear, target: Tensor, against: Tensor | 
     return relevance, relevance
 
 
+def balanced(features: Tensor, head: nn.Linear, target: Tensor, against: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What speaks for the class against as much of what speaks against it: nothing in sum, if there is any of both.
+
+    The head is decomposed exactly, v = f ⊙ (w_t - mean of the other w) or f ⊙ (w_t - w_a), and v⁺ / Σv⁺ - v⁻ / Σv⁻ is
+    put in, times half of Σ|v|, so that chips with much evidence weigh more. Products of positive weights tend to one
+    pattern whatever they start from; a start that sums to nothing cancels it, and unlike the contrastive start it
+    keeps the sign of what the head itself adds up.
+    """
+    weight = head.weight
+    mean = (weight.sum(dim=0) - weight[target]) / (head.out_features - 1)
+    others = mean if against is None else weight[against]
+    value = features * (weight[target] - others)
+    for_it, against_it = value.clamp(min=0), -value.clamp(max=0)
+    half = value.abs().sum(dim=1, keepdim=True) / 2
+    shares = [divide(part, part.sum(dim=1, keepdim=True).expand_as(part)) for part in (for_it, against_it)]
+    relevance = half * (shares[0] - shares[1])
+    return relevance, relevance
+
+
 def _at_logits(
     features: Tensor, head: nn.Linear, target: Tensor, against: Tensor | None, rival: float
 ) -> tuple[Tensor, Tensor]:
@@ -49,5 +68,6 @@ STARTS: dict[str, Start] = {
     "relevance-cam": published,
     "relevance-cam-contrastive": contrastive,
     "relevance-cam-margin": margin,
+    "relevance-cam-balanced": balanced,
 }
 """Where relevance begins, by method."""

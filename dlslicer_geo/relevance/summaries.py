@@ -38,7 +38,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dlslicer_geo.types import Saliency
+from dlslicer_geo.types import Saliency, bilinear
 
 AT_ONCE = 1024
 """Maps in one step: those of layer1 take 25 MiB as float64."""
@@ -67,13 +67,14 @@ def summarize(why: Saliency) -> pd.DataFrame:
         "method": [why.method] * len(why),
     }
     steps = [slice(first, first + AT_ONCE) for first in range(0, len(why), AT_ONCE)]
-    deepest = why.maps[why.layers[-1]]
+    last = why.layers[-1]
     for name in why.layers:
-        against = None if name == why.layers[-1] else deepest
-        parts = [_figures(why.maps[name][at], None if against is None else against[at]) for at in steps]
-        for figure in FIGURES if against is not None else FIGURES[:-1]:
+        parts = [_figures(why.maps[name][at], None if name == last else _below(why, name, at)) for at in steps]
+        for figure in FIGURES if name != last else FIGURES[:-1]:
             columns[f"{figure}_{name}"] = np.concatenate([np.zeros(0), *(part[figure] for part in parts)])
-    best = np.concatenate([np.zeros((0, 3)), *(_best_window(deepest[at]) for at in steps)])
+    edge = why.maps[last].shape[1:]
+    windows = (_best_window(why.resampled(last, at, (edge[0], edge[1]))) for at in steps)
+    best = np.concatenate([np.zeros((0, 3)), *windows])
     return pd.DataFrame(columns | _in_scene(best, why.windows))
 
 
@@ -104,7 +105,15 @@ def summarize_cities(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts).sort_values([*keys, "depth"], ignore_index=True).drop(columns="depth")
 
 
-def _figures(maps: NDArray[np.float32], deepest: NDArray[np.float32] | None) -> dict[str, Floats]:
+def _below(why: Saliency, name: str, at: slice) -> Floats:
+    """The deepest maps (k, h, w) where the cells of another depth look."""
+    deepest, cells = why.maps[why.layers[-1]][at].astype(np.float64), why.maps[name].shape[1:]
+    shift = why.shift.get(why.layers[-1], 0.0) - why.shift.get(name, 0.0)
+    down, across = (bilinear(n, wanted, shift) for n, wanted in zip(deepest.shape[1:], cells, strict=True))
+    return np.asarray(down @ deepest @ across.T)
+
+
+def _figures(maps: NDArray[np.float32], deepest: Floats | None) -> dict[str, Floats]:
     """Per figure (k,) of the maps (k, h, w) of one depth."""
     finite = _finite(maps)
     cells = np.where(finite[:, None, None], maps, 0).astype(np.float64).reshape(len(maps), -1)
@@ -115,12 +124,11 @@ def _figures(maps: NDArray[np.float32], deepest: NDArray[np.float32] | None) -> 
         "gini": _gini(positive),
     }
     if deepest is not None:
-        enlarged = _resample(deepest, (maps.shape[1], maps.shape[2])).reshape(cells.shape)
-        found["agreement"] = _correlation(cells, enlarged)
+        found["agreement"] = _correlation(cells, deepest.reshape(cells.shape))
     return {name: np.where(finite, values, np.nan) for name, values in found.items()}
 
 
-def _finite(maps: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _finite(maps: NDArray[Any]) -> NDArray[np.bool_]:
     """(k,) whether all cells of a map are finite."""
     return np.asarray(np.isfinite(maps).all(axis=(1, 2)))
 
@@ -148,19 +156,7 @@ def _ratio(above: Floats, below: Floats) -> Floats:
     return np.asarray(np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0))
 
 
-def _resample(maps: NDArray[np.float32], shape: tuple[int, int]) -> Floats:
-    """Maps (k, h, w) at the centres of other cells over the same chip, bilinear."""
-    down, across = _bilinear(maps.shape[1], shape[0]), _bilinear(maps.shape[2], shape[1])
-    return np.asarray(down @ maps.astype(np.float64) @ across.T)
-
-
-def _bilinear(samples: int, cells: int) -> Floats:
-    """(cells, samples) weights of half-pixel bilinear interpolation along one axis."""
-    at = np.clip((np.arange(cells) + 0.5) * samples / cells - 0.5, 0, samples - 1)
-    return np.asarray(np.maximum(1 - np.abs(at[:, None] - np.arange(samples)), 0))
-
-
-def _best_window(maps: NDArray[np.float32]) -> Floats:
+def _best_window(maps: Floats) -> Floats:
     """(k, 3) first row and first column of the best window as shares of the chip, and the mean inside.
 
     A map is the same all over a cell, so its mean in a window changes linearly between the places where an edge of

@@ -41,6 +41,7 @@ DOUBTFUL = {"conservation": 1e-3, "head_shuffled": 0.5, "head_shuffled_absolute"
 
 COLOURS = {
     "relevance-cam": "#d55e00", "relevance-cam-contrastive": "#e69f00", "relevance-cam-margin": "#0072b2",
+    "relevance-cam-balanced": "#7f7f7f",
     "grad-cam": "#009e73", "hires-cam": "#56b4e9", "layer-cam": "#cc79a7",
 }  # fmt: skip
 """Lines of the figure, in Okabe and Ito's colours (Color Universal Design, 2008)."""

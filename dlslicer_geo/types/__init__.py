@@ -10,10 +10,11 @@ from dlslicer_geo.types.inputs import (
     channels_of,
     quiet,
 )
-from dlslicer_geo.types.results import DETECTORS, UNKNOWN, Layer, Predictions, Report, Saliency
+from dlslicer_geo.types.results import DETECTORS, UNKNOWN, Layer, Predictions, Report, Saliency, bilinear
 from dlslicer_geo.types.rules import SPLITS, ChipGrid, SplitRule
 
 __all__ = [
     "APPROXIMATE", "APPROXIMATE_NOTE", "DETECTORS", "SPLITS", "UNKNOWN", "Channels", "ChipGrid", "Layer",
-    "Predictions", "Progress", "Reading", "Report", "Saliency", "Scene", "SplitRule", "channels_of", "quiet",
+    "Predictions", "Progress", "Reading", "Report", "Saliency", "Scene", "SplitRule", "bilinear", "channels_of",
+    "quiet",
 ]  # fmt: skip

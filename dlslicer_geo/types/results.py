@@ -152,6 +152,8 @@ class Saliency:
         notes: anything a reader of the file must know (model hash, how un-rectified sums were shared ...).
         approximate: ids of the scenes that lie somewhere in their city only.
         rather_than: code of the one city that the explained ones are told from; empty for all others.
+        shift: per layer how far below and to the right of the middle of its even share of the chip a cell looks, in
+            shares of the chip's edge; 0 for a layer that is not named.
     """
 
     method: str
@@ -167,10 +169,17 @@ class Saliency:
     notes: Mapping[str, str] = field(default_factory=dict)
     approximate: tuple[str, ...] = ()
     rather_than: str = ""
+    shift: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of chips."""
         return len(self.chip_id)
+
+    def resampled(self, layer: str, at: slice, shape: tuple[int, int]) -> NDArray[np.float64]:
+        """Maps of some chips on another grid over the chip (k, rows, cols), bilinear, every cell where it looks."""
+        maps, shift = self.maps[layer][at].astype(np.float64), self.shift.get(layer, 0.0)
+        down, across = (bilinear(n, cells, shift) for n, cells in zip(maps.shape[1:], shape, strict=True))
+        return np.asarray(down @ maps @ across.T)
 
     def select(self, keep: NDArray[np.bool_]) -> Saliency:
         """The chips where ``keep`` (n,) is true."""
@@ -187,6 +196,18 @@ class Saliency:
             grids={name: self.grids[name] for name in dict.fromkeys(scene_id)},
             approximate=tuple(name for name in self.approximate if name in set(scene_id)),
         )
+
+
+def bilinear(samples: int, cells: int, shift: float = 0.0) -> NDArray[np.float64]:
+    """(cells, samples) weights that bring samples along an edge to the middles of cells along the same edge.
+
+    Args:
+        samples: their number; sample i stands at ``(i + 0.5) / samples + shift`` of the edge.
+        cells: their number.
+        shift: in shares of the edge. Beyond the outermost samples these are repeated.
+    """
+    at = np.clip(((np.arange(cells) + 0.5) / cells - shift) * samples - 0.5, 0, samples - 1)
+    return np.asarray(np.maximum(1 - np.abs(at[:, None] - np.arange(samples)), 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,57 @@
+"""A network in; where on its input the cells of each depth really look out.
+
+A saliency map has fewer cells than its chip has pixels, and it seems natural that a cell stands for its even share of
+the chip. It does not: with odd kernels, symmetric padding and stride 2, cell i of a ResNet is centred on pixel s · i,
+not on the middle of its share, s · i + (s - 1) / 2, and maps laid out evenly are drawn up to half a cell too far to
+the right and down (15 px of 224 at layer4). Other networks differ, so it is measured: the centre of what a cell looks
+at is that of the squared gradient of its activations with respect to the input (the effective receptive field of Luo
+et al., *Understanding the Effective Receptive Field in Deep CNNs*, NIPS 2016).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlslicer_geo.relevance.gradients import watch
+from dlslicer_geo.relevance.maps import at_rest
+
+IMAGES = 8
+"""Images of noise that the centre is averaged over."""
+
+
+def shifts(net: nn.Module, names: dict[str, str], edge: int) -> dict[str, float]:
+    """How far cells look from the middle of their even share of the input, down and to the right alike.
+
+    Args:
+        net: a network of feature maps.
+        names: depths, shallow to deep, each with the name of its module.
+        edge: of the network's input, in pixels.
+
+    Returns:
+        per depth the distance in shares of the input's edge, negative for up and to the left; the noise is seeded,
+        and the result differs by about 1 % of the edge between seeds at the deepest depths.
+    """
+    like = next(net.parameters())
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(IMAGES, 3, edge, edge, generator=draw).to(like).requires_grad_()
+    seen: dict[str, Tensor] = {}
+    double = at_rest(net)
+    watch(double, names, seen, graph_from_first=False)
+    with torch.enable_grad():
+        double(x)
+        return {name: _distance(seen[name], x, draw) / edge for name in names}
+
+
+def _distance(activations: Tensor, x: Tensor, draw: torch.Generator) -> float:
+    """Pixels from the middle of the central cell's even share to the centre of what it looks at."""
+    cell = activations.shape[-1] // 2
+    values = activations[:, :, cell, cell]
+    signs = torch.randn(values.shape, generator=draw).sign().to(values)
+    gradient: Any = torch.autograd.grad((values * signs).sum(), x, retain_graph=True)[0]
+    weight = gradient.double().square().sum(dim=(0, 1))
+    middle = torch.arange(x.shape[-1], device=x.device, dtype=weight.dtype) + 0.5
+    centre = ((weight.sum(dim=0) + weight.sum(dim=1)) * middle).sum() / (2 * weight.sum()).clamp(min=1e-300)
+    return float(centre) - (cell + 0.5) * x.shape[-1] / activations.shape[-1] if bool(weight.any()) else 0.0
