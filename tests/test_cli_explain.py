@@ -37,8 +37,13 @@ def run(fitted: Path, tiny: Path, tmp_path: Path) -> tuple[Path, Path]:
         experiment.write_text(tiny.read_text())
         for verb in ("scan", "cut", "split", "fit", "predict"):
             assert main([verb, str(experiment), "--out", str(fitted / "run")]) == 0
-    shutil.copytree(fitted / "run", fitted / tmp_path.name)
+    copied(fitted / "run", fitted / tmp_path.name)
     return experiment, fitted / tmp_path.name
+
+
+def copied(source: Path, target: Path) -> Path:
+    """A copy of a run folder without what training left there."""
+    return Path(shutil.copytree(source, target, ignore=shutil.ignore_patterns("fit")))
 
 
 def explain(run: tuple[Path, Path], *options: str) -> int:
@@ -175,7 +180,7 @@ def test_a_model_is_its_own_twin_and_another_seed_is_less_alike(run: tuple[Path,
     rows = read_json(run[1] / "saliency_check.json")["rows"]
     assert min(row["twin"] for row in rows) >= 0.9999
     other = run[1].parent / f"{run[1].name}-other"
-    shutil.copytree(run[1], other)
+    copied(run[1], other)
     assert main(["fit", str(run[0]), "--out", str(other), "--seed", "1"]) == 0
     assert main(["predict", str(run[0]), "--out", str(other), "--seed", "1"]) == 0
     assert explain(run, *options, "--check.twin", str(other)) == 0
@@ -196,7 +201,7 @@ def test_a_check_of_other_predictions_is_left_out(run: tuple[Path, Path], caplog
 def test_a_killed_explain_goes_on_and_ends_with_the_same_bytes(run: tuple[Path, Path], finished: int) -> None:
     experiment, folder = run
     whole = folder.parent / f"{folder.name}-whole"
-    shutil.copytree(folder, whole)
+    copied(folder, whole)
     assert explain((experiment, whole), "--explain.chips", "all") == 0
     words = ["explain", str(experiment), "--out", str(folder), "--explain.layers", "[layer2, layer4]"]
     words += ["--explain.chips", "all"]
@@ -227,7 +232,7 @@ def same_saliency(one: Path, other: Path) -> bool:
 def test_what_is_deleted_of_a_finished_explain_is_made_again_and_nothing_else(run: tuple[Path, Path]) -> None:
     assert explain(run, "--explain.chips", "all") == 0
     whole = run[1].parent / f"{run[1].name}-whole"
-    shutil.copytree(run[1], whole)
+    copied(run[1], whole)
     files = sorted((run[1] / "gis" / "saliency").glob("*.tif"))
     written = {path: path.stat().st_mtime_ns for path in files[1:]}
     files[0].unlink()

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _POSITIONAL = {"scan": "EXPERIMENT.yaml|IMAGES"}
 
+APPLIED = ("data", "explain")
+"""Sections whose keys ``apply`` obeys; the others are the model's."""
+
 CHECKED = 64
 """Chips that ``explain --check`` draws where the experiment does not say."""
 
@@ -160,7 +163,8 @@ def _apply(words: list[str]) -> int:
         usage=f"{PROG} apply MODEL IMAGE-OR-FOLDER... --out DIR",
         description="Use a trained model on new images: predictions, saliency and a map in one folder.\n"
         "The images need a position but no city; chips are cut as the model was trained, at half overlap.\n"
-        "--data.crs, --data.sidecar, --data.gsd_m and the other keys of `scan --help` say what images do not.",
+        "--data.crs, --data.sidecar, --data.gsd_m and the other keys of `scan --help` say what images do not;\n"
+        "--explain.method, --explain.polygons and the others of `explain --help` what is explained.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -172,12 +176,18 @@ def _apply(words: list[str]) -> int:
 
     from dlslicer_geo import config, pipeline
 
-    reading = config.of_images(known.images[0], overrides).data
+    strange = [word for word in overrides if word.startswith("--") and word[2:].split(".")[0] not in APPLIED]
+    if strange:
+        raise ConfigError(
+            f"{strange[0]} means nothing for apply, which obeys {', '.join(f'--{s}.*' for s in APPLIED)}"
+        )
+    said = config.of_images(known.images[0], ["--explain.chips", "predicted", *overrides])
     begin = time.monotonic()
     with Bars() as bars:
         done = pipeline.apply(
-            known.model, known.images, known.out, reading=reading, force=known.force, progress=bars.track
-        )
+            known.model, known.images, known.out, reading=said.data, explain=said.explain, force=known.force,
+            progress=bars.track,
+        )  # fmt: skip
     print(last_screen(done, time.monotonic() - begin))
     return 0
 

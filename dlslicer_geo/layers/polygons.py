@@ -47,15 +47,15 @@ def write_polygons(
 
 
 def _plain(table: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Lists and the like, which GeoPackage does not know, as JSON."""
+    """What GeoPackage does not know as text: lists and the like as JSON, spans of time, numbers above its largest."""
     simple = (str, int, float, bool, type(None))
-    nested = [
-        name for name in table.columns.drop("geometry")
-        if table[name].dtype == object and not all(isinstance(value, simple) for value in table[name])
-    ]  # fmt: skip
     plain = table.copy()
-    for name in nested:
-        plain[name] = [_json(value) for value in table[name]]
+    for name in table.columns.drop("geometry"):
+        kind = table[name].dtype
+        if kind.kind == "O" and not all(isinstance(value, simple) for value in table[name]):
+            plain[name] = [_json(value) for value in table[name]]
+        elif kind.kind == "m" or kind.name.lower() == "uint64":
+            plain[name] = table[name].astype(str)
     return plain
 
 

@@ -26,6 +26,9 @@ from dlslicer_geo.types import APPROXIMATE_NOTE, Layer, Progress, Saliency, quie
 
 log = logging.getLogger(__name__)
 
+LONGEST = 180
+"""Characters of a file's name; temporary ones are longer, and file systems end at 255."""
+
 LIMIT_PERCENTILE = 99
 """The colour scale ends at this percentile of |S|: a few extreme cells would leave the rest of a map pale."""
 
@@ -69,7 +72,7 @@ def stream_saliency(
     ids, stride = chips["chip_id"].to_numpy(np.int64), chips["stride"].to_numpy(np.int64)
     cut = Cut.of(question.scene, ids, windows, stride)
     place = _place(Path(out), question)
-    if _is_finished(place, identity_of(question, cut)):
+    if place.with_suffix(".qml").exists() and _is_finished(place, identity_of(question, cut)):
         log.info("%s is there", place)
         return saliency_layer(place)
     rows = lay(ask, question, cut, _work(place), progress=progress)
@@ -160,8 +163,8 @@ def _place(out: Path, question: Question) -> Path:
     city = question.city + (f"-rather-than-{question.rather_than}" if question.rather_than else "")
     parts = (question.scene, city, question.method)
     name = file_name(*parts)
-    if name != ".".join(parts):  # two scenes may have the same name without what file systems refuse
-        name += f"-{sha256(repr(parts).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    if name != ".".join(parts) or len(name) > LONGEST:  # two scenes may look alike without what is refused or cut
+        name = f"{name[:LONGEST]}-{sha256(repr(parts).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     return out / "saliency" / f"{name}.tif"
 
 

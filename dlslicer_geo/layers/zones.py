@@ -24,6 +24,7 @@ from exactextract import exact_extract
 from exactextract.raster import RasterSource
 from numpy.typing import NDArray
 from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import ProjError
 from rasterio.windows import Window
 
 from dlslicer_geo.errors import LayerError
@@ -125,6 +126,9 @@ def _checked(table: Any, name: str) -> gpd.GeoDataFrame:
         raise LayerError(f"{name}: there is no polygon in it: give polygons")
     if table.crs is None:
         raise LayerError(f"{name} has no CRS, so nobody knows where its {len(table)} polygons are: give it one")
+    flat: gpd.GeoDataFrame = table.copy()
+    flat.geometry = table.geometry.force_2d()
+    _check_place(CRS(table.crs), name)
     kinds = shapely.get_type_id(table.geometry.to_numpy())
     strange = np.flatnonzero(~np.isin(kinds, (3, 6)) | table.geometry.is_empty.to_numpy())
     if len(strange):
@@ -141,7 +145,15 @@ def _checked(table: Any, name: str) -> gpd.GeoDataFrame:
             f"{name}: {len(invalid)} of {len(table)} polygons are not valid (number {invalid[0]}: {why}): repair "
             "them (QGIS: Fix geometries)"
         )
-    return table
+    return flat
+
+
+def _check_place(crs: CRS, name: str) -> None:
+    """Refuse a CRS of which nobody knows where on Earth it is."""
+    try:
+        Transformer.from_crs(crs, 4326)
+    except ProjError:
+        raise LayerError(f"{name} has the CRS {crs.name!r}, which has no place on Earth: give one that has") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -57,6 +57,7 @@ def apply(
     out: str | Path,
     *,
     reading: Reading | None = None,
+    explain: ExplainConfig | None = None,
     force: bool = False,
     progress: Progress = quiet,
 ) -> Run:
@@ -70,6 +71,7 @@ def apply(
         images: images, folders, list files, addresses: whatever :func:`dlslicer_geo.scan` takes.
         out: folder for everything that is made.
         reading: how the images become scenes.
+        explain: what is explained, and how; None explains every chip for the city that its scene is called.
         force: do it even where nothing has changed.
         progress: shows how far long work is.
 
@@ -91,9 +93,10 @@ def apply(
         data=_reading(reading or Reading(), chip, root),
         chips=ChipGrid(size=size, stride=max(1, size // 2), metres=chip["metres"]),
         predict=PredictConfig(split="all"),
-        explain=ExplainConfig(chips="predicted"),
+        explain=explain or ExplainConfig(chips="predicted"),
         map=MapConfig(title=f"What {Path(model).name} sees in {first.stem}"),
     )
+    check_paths(config)
     made = Run(config=config, folder=Path(out), model_path=checkpoint, images=given, progress=progress)
     return execute(made, APPLIED, force=force)
 

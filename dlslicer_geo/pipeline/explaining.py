@@ -94,7 +94,8 @@ def explain(run: Run) -> Done:
     _sweep(run, [layer.path for layer in layers])
     files += _pictures(run, asking, table, found, drawn)
     imagery = image_layers(scenes, chips, chosen) if run.config.map.imagery else []
-    return Done(files=[*files, *(layer.path for layer in layers)], layers=[*imagery, *layers])
+    rasters = [path for layer in layers for path in (layer.path, layer.path.with_suffix(".qml"))]
+    return Done(files=[*files, *rasters], layers=[*imagery, *layers])
 
 
 def _begin(run: Run, asking: Explainer) -> Path:

@@ -36,11 +36,11 @@ def shifts(net: nn.Module, names: dict[str, str], edge: int) -> dict[str, float]
     """
     like = next(net.parameters())
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(IMAGES, 3, edge, edge, generator=draw).to(like).requires_grad_()
     seen: dict[str, Tensor] = {}
     double = at_rest(net)
     watch(double, names, seen, graph_from_first=False)
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.randn(IMAGES, 3, edge, edge, generator=draw).to(like).requires_grad_()
         double(x)
         return {name: _distance(seen[name], x, draw) / edge for name in names}
 

@@ -53,8 +53,8 @@ def gradients(
     """
     seen: dict[str, Tensor] = {}
     watch(net, names, seen, graph_from_first=True)
-    with torch.enable_grad():
-        logits = net(x)
+    with torch.inference_mode(False), torch.enable_grad():
+        logits = net(x.clone())  # a tensor of inference mode cannot be in a graph
         for name, output in seen.items():
             _check_map(net, names[name], output)
         chosen = logits.gather(1, target[:, None]).sum()

@@ -168,6 +168,7 @@ def asked(net: nn.Module, method: str, layers: Sequence[str]) -> dict[str, str]:
         raise RelevanceError(f"method is {method!r}: take one of {', '.join(METHODS)}")
     if method in STARTS:
         plan(net)
+    layers = (layers,) if isinstance(layers, str) else tuple(layers)
     known = depths(net)
     if not layers or not set(layers) <= set(known):
         raise RelevanceError(
@@ -197,11 +198,19 @@ def check_question(net: nn.Module, x: Tensor, target: Tensor, against: Tensor | 
     Raises:
         RelevanceError: naming the shapes or the classes.
     """
-    classes = int(getattr(net, "num_classes", 0))
+    classes, like = int(getattr(net, "num_classes", 0)), next(net.parameters())
+    if not isinstance(x, Tensor) or x.dtype != like.dtype or x.device != like.device:
+        said = f"{x.dtype} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
+        raise RelevanceError(f"images are {said} and the network {like.dtype} on {like.device}: give images like it")
     for name, asked_for in (("targets", target), *((("against", against),) if against is not None else ())):
-        if x.ndim != 4 or asked_for.shape != x.shape[:1] or asked_for.dtype != torch.int64:
+        if (
+            x.ndim != 4
+            or not isinstance(asked_for, Tensor)
+            or asked_for.shape != x.shape[:1]
+            or asked_for.dtype != torch.int64
+        ):
             raise RelevanceError(
-                f"images are {tuple(x.shape)} and {name} {tuple(asked_for.shape)} {asked_for.dtype}: "
+                f"images are {tuple(x.shape)} and {name} {_described(asked_for)}: "
                 "give (B, 3, H, W) and one int64 class each"
             )
         if len(asked_for) and not 0 <= int(asked_for.min()) <= int(asked_for.max()) < classes:
@@ -214,3 +223,7 @@ def check_question(net: nn.Module, x: Tensor, target: Tensor, against: Tensor | 
             f"{int((against == target).sum())} of {len(target)} images are to be told from their own class: give "
             "two classes"
         )
+
+
+def _described(value: object) -> str:
+    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

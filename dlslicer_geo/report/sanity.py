@@ -122,15 +122,17 @@ def _verdict(known: Row) -> Iterable[str]:
     signed, plain = (_mean(rows, key) for key in ("head_shuffled", "head_shuffled_absolute"))
     if signed is None:
         return
-    depends = "depend on" if signed <= DOUBTFUL["head_shuffled"] else "hardly depend on"
+    flips = plain is not None and plain > DOUBTFUL["head_shuffled_absolute"] >= signed
+    hardly = signed > DOUBTFUL["head_shuffled"]
+    depends = "hardly depend on" if hardly else "depend by their sign alone on" if flips else "depend on"
     yield (
         f"The maps of {known['default']} {depends} the classifier: when its inputs are shuffled, they correlate "
         f"{words.decimal(signed, 2)} with what they were, averaged over the depths."
     )
-    if plain is not None and plain > DOUBTFUL["head_shuffled_absolute"] >= signed:
+    if flips:
         yield (
-            f"But without their sign they correlate {words.decimal(plain, 2)}: the classifier decides whether the "
-            "picture counts for the city or against it, and hardly what the picture is."
+            f"Without their sign they correlate {words.decimal(float(plain or 0), 2)}: the classifier decides "
+            "whether the picture counts for the city or against it, and hardly what the picture is."
         )
 
 
