@@ -16,7 +16,6 @@ pytestmark = pytest.mark.slow
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks/relevance.py"
 PUBLISHED = "relevance-cam"
-CELL = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}  # pixels along a cell of the maps
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +53,9 @@ def test_the_published_start_hardly_notices_that_the_head_is_shuffled(found: dic
     assert min(below(found, "shuffled", PUBLISHED)) > 0.8
 
 
-def test_the_centroid_of_the_default_map_lies_within_three_pixels_of_the_patch(found: dict[str, Any]) -> None:
-    assert max(map(abs, below(found, "bias"))) <= 3
-
-
-def test_a_cell_belongs_to_the_pixel_that_its_strides_start_from_not_to_its_middle(found: dict[str, Any]) -> None:
-    for layer, size in CELL.items():
-        assert found["methods"][DEFAULT]["peak"][layer] == pytest.approx((size - 1) / 2, rel=0.35)
+def test_the_default_map_lies_where_the_patch_is_at_every_depth(found: dict[str, Any]) -> None:
+    """Cells that are laid out evenly are off by 13, 6, 3 and 1.5 px, and layer4 points at half of the patches."""
+    figures = found["methods"][DEFAULT]
+    assert max(map(abs, figures["bias"].values())) <= 3
+    assert max(map(abs, figures["peak"].values())) <= 3
+    assert min(figures["pointing"].values()) >= 0.98

@@ -17,7 +17,6 @@ from dlslicer_geo.relevance.networks import depths, plan
 from dlslicer_geo.relevance.rules import absolute, conv
 from dlslicer_geo.relevance.starts import STARTS
 
-
 CONSERVING = ("resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "resnet50d", "tf_efficientnet_lite0")
 
 

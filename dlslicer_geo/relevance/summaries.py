@@ -110,7 +110,8 @@ def _below(why: Saliency, name: str, at: slice) -> Floats:
     deepest, cells = why.maps[why.layers[-1]][at].astype(np.float64), why.maps[name].shape[1:]
     shift = why.shift.get(why.layers[-1], 0.0) - why.shift.get(name, 0.0)
     down, across = (bilinear(n, wanted, shift) for n, wanted in zip(deepest.shape[1:], cells, strict=True))
-    return np.asarray(down @ deepest @ across.T)
+    with np.errstate(invalid="ignore"):  # a map that is not finite stays so
+        return np.asarray(down @ deepest @ across.T)
 
 
 def _figures(maps: NDArray[np.float32], deepest: Floats | None) -> dict[str, Floats]:

@@ -179,7 +179,8 @@ class Saliency:
         """Maps of some chips on another grid over the chip (k, rows, cols), bilinear, every cell where it looks."""
         maps, shift = self.maps[layer][at].astype(np.float64), self.shift.get(layer, 0.0)
         down, across = (bilinear(n, cells, shift) for n, cells in zip(maps.shape[1:], shape, strict=True))
-        return np.asarray(down @ maps @ across.T)
+        with np.errstate(invalid="ignore"):  # a map that is not finite stays so
+            return np.asarray(down @ maps @ across.T)
 
     def select(self, keep: NDArray[np.bool_]) -> Saliency:
         """The chips where ``keep`` (n,) is true."""
