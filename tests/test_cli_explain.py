@@ -58,7 +58,7 @@ def tags_of(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("chips", ["drawn", "predicted", "scenes", "all"])
+@pytest.mark.parametrize("chips", ["drawn", "scenes", pytest.param("predicted", marks=pytest.mark.slow), "all"])
 def test_the_chips_that_are_asked_for_are_laid_on_the_ground(run: tuple[Path, Path], chips: str) -> None:
     assert explain(run, "--explain.chips", chips, "--explain.per_city", "1") == 0
     table = pd.read_parquet(run[1] / "saliency.parquet")
@@ -77,6 +77,7 @@ def test_the_chips_that_are_asked_for_are_laid_on_the_ground(run: tuple[Path, Pa
     assert joined["positive_share_layer4"].between(0, 1).all()
 
 
+@pytest.mark.slow
 def test_all_chips_of_a_scene_are_explained_for_one_city(run: tuple[Path, Path]) -> None:
     assert explain(run, "--explain.chips", "all") == 0
     table = pd.read_parquet(run[1] / "saliency.parquet")
@@ -174,6 +175,7 @@ def test_the_check_stands_in_the_report_and_in_the_tags(run: tuple[Path, Path]) 
     assert read_json(run[1] / "run.json")["stations"]["check"]["status"] == "done"
 
 
+@pytest.mark.slow
 def test_a_model_is_its_own_twin_and_another_seed_is_less_alike(run: tuple[Path, Path]) -> None:
     options = ("--check", "--check.chips", "4", "--check.layers", "[layer4]")
     assert explain(run, *options, "--check.twin", str(run[1])) == 0
@@ -188,6 +190,7 @@ def test_a_model_is_its_own_twin_and_another_seed_is_less_alike(run: tuple[Path,
     assert max(row["twin"] for row in rows if row["twin"] is not None) < 0.9999
 
 
+@pytest.mark.slow
 def test_a_check_of_other_predictions_is_left_out(run: tuple[Path, Path], caplog: Any) -> None:
     assert explain(run, "--check", "--check.chips", "2", "--check.layers", "[layer4]") == 0
     assert main(["predict", str(run[0]), "--out", str(run[1]), "--predict.split", "all"]) == 0
@@ -197,7 +200,7 @@ def test_a_check_of_other_predictions_is_left_out(run: tuple[Path, Path], caplog
     assert "check of the saliency is not shown: none was run" in (run[1] / "report.html").read_text()
 
 
-@pytest.mark.parametrize("finished", [1, 6])
+@pytest.mark.parametrize("finished", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_killed_explain_goes_on_and_ends_with_the_same_bytes(run: tuple[Path, Path], finished: int) -> None:
     experiment, folder = run
     whole = folder.parent / f"{folder.name}-whole"
@@ -229,6 +232,7 @@ def same_saliency(one: Path, other: Path) -> bool:
     return [name for name in made if sha256_file(one / name) != sha256_file(other / name)] == []
 
 
+@pytest.mark.slow
 def test_what_is_deleted_of_a_finished_explain_is_made_again_and_nothing_else(run: tuple[Path, Path]) -> None:
     assert explain(run, "--explain.chips", "all") == 0
     whole = run[1].parent / f"{run[1].name}-whole"
@@ -244,6 +248,7 @@ def test_what_is_deleted_of_a_finished_explain_is_made_again_and_nothing_else(ru
     assert (run[1] / "gallery.html").read_bytes() == (whole / "gallery.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_another_question_leaves_nothing_of_the_one_before(run: tuple[Path, Path]) -> None:
     assert explain(run, "--explain.chips", "all", "--explain.masked", "true") == 0
     assert explain(run, "--explain.chips", "drawn", "--explain.method", "grad-cam") == 0
@@ -255,6 +260,7 @@ def test_another_question_leaves_nothing_of_the_one_before(run: tuple[Path, Path
     assert list((run[1] / "gis" / "masked").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_title_or_another_picture_does_not_explain_anything_again(run: tuple[Path, Path]) -> None:
     assert explain(run, "--explain.chips", "predicted") == 0
     written = {path: path.stat().st_mtime_ns for path in (run[1] / "gis" / "saliency").glob("*.tif")}
@@ -276,6 +282,7 @@ def test_a_wrong_question_costs_nothing_that_is_there(run: tuple[Path, Path], ca
     assert after == {path: sha for path, sha in before.items() if path.name != "config.yaml"}
 
 
+@pytest.mark.slow
 def test_the_city_of_scenes_that_were_not_predicted_is_asked_of_the_model(run: tuple[Path, Path]) -> None:
     assert explain(run, "--explain.chips", "all") == 0
     table = pd.read_parquet(run[1] / "saliency.parquet")

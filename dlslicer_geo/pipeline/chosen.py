@@ -107,8 +107,7 @@ def target_of(
         return run.config.explain.target
     mean = pd.DataFrame(found.probabilities).groupby(np.array(found.scene_id)).mean()
     best = mean.to_numpy().argmax(axis=1)
+    cities = {str(scene): found.cities[i] for scene, i in zip(mean.index, best, strict=True)}
     scene_of = data.chips.set_index("chip_id")["scene_id"].loc[chosen]
-    wanted = set(scene_of)
-    cities = {str(scene): found.cities[i] for scene, i in zip(mean.index, best, strict=True) if scene in wanted}
     others = chosen[~scene_of.isin(set(cities)).to_numpy()]
     return cities | (predicted_cities(classifier, data, others, progress=run.progress) if len(others) else {})

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dlslicer_geo.errors import RelevanceError
 from dlslicer_geo.relevance.gradients import GRADIENT_METHODS, gradients, weighted
@@ -50,10 +51,17 @@ class Sweep:
         """(B, h, w) saliency at a depth: Σ_c α_c A_c with α the mean relevance of a channel, as published.
 
         Where activations have both signs (linear bottlenecks, not covered by the paper) a weight times an activation
-        means nothing, and the map is the relevance itself, Σ_c R_c.
+        means nothing, and the map is the relevance itself, Σ_c R_c, smoothed once by 1 2 1 along both edges, which
+        keeps its sum: a convolution with stride 2 leaves relevance on every other cell.
         """
         found = self.relevance[name]
-        return weighted(found, self.activations[name]) if name in self.rectified else found.sum(dim=1)
+        return weighted(found, self.activations[name]) if name in self.rectified else _smoothed(found.sum(dim=1))
+
+
+def _smoothed(maps: Tensor) -> Tensor:
+    kernel = torch.tensor([1.0, 2.0, 1.0]).to(maps) / 4
+    padded = functional.pad(maps[:, None], (1, 1, 1, 1), mode="replicate")
+    return functional.conv2d(padded, (kernel[:, None] * kernel)[None, None])[:, 0]
 
 
 def relevance_maps(

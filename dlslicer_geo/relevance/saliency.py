@@ -267,7 +267,7 @@ def _notes(net: nn.Module, method: str, target: str, rather_than: str) -> dict[s
             "start": NOTES_AGAINST[method] if rather_than else NOTES[method],
             "residual_sums": "by value where a rectifier follows (ResNet), by size otherwise (EfficientNet-Lite)",
             "map": "sum over channels of mean relevance times activation; where activations have both signs "
-            "(EfficientNet-Lite, layer1 to layer3) of the relevance itself",
+            "(EfficientNet-Lite, layer1 to layer3) of the relevance itself, smoothed once by 1 2 1",
             "no_positive_product": "shared by squared weights, so that the sum of relevance is kept",
         }
     return notes
