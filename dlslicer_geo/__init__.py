@@ -20,7 +20,8 @@ _DOORS = {
     "ChipDataset": "data", "ChipSampler": "data", "SceneDataset": "data", "CityClassifier": "model",
     "load": "model", "fit": "pipeline", "apply": "pipeline", "run": "pipeline", "import_checkpoint": "pipeline",
     "download": "download", "predict": "predict", "read_predictions": "predict", "score": "scores",
-    "explain": "relevance", "write_predictions": "layers", "write_saliency": "layers", "similar": "similarity",
+    "explain": "relevance", "relevance_maps": "relevance", "summarize": "relevance.summaries",
+    "by_polygon": "layers", "write_predictions": "layers", "write_saliency": "layers", "similar": "similarity",
     "webmap": "webmap", "ChipGrid": "types", "Reading": "types", "Channels": "types", "SplitRule": "types",
     "Scene": "types", "Predictions": "types", "Saliency": "types", "Layer": "types", "Report": "types",
     "DlslicerError": "errors",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from dlslicer_geo.data import SceneDataset as SceneDataset
     from dlslicer_geo.download import download as download
     from dlslicer_geo.errors import DlslicerError as DlslicerError
+    from dlslicer_geo.layers import by_polygon as by_polygon
     from dlslicer_geo.layers import write_predictions as write_predictions
     from dlslicer_geo.layers import write_saliency as write_saliency
     from dlslicer_geo.model import CityClassifier as CityClassifier
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from dlslicer_geo.predict import read_predictions as read_predictions
     from dlslicer_geo.probes import probe as probe
     from dlslicer_geo.relevance import explain as explain
+    from dlslicer_geo.relevance import relevance_maps as relevance_maps
+    from dlslicer_geo.relevance.summaries import summarize as summarize
     from dlslicer_geo.report import write_report as write_report
     from dlslicer_geo.scenes import scan as scan
     from dlslicer_geo.scores import score as score

@@ -55,7 +55,7 @@ VERBS = {
         ("probe",),
     ),
     "check": Verb(
-        "check whether the explanations of this model can be right, on check.chips chips, beside other methods",
+        "check whether explanations can be right, beside other methods",
         "saliency_check.json",
         ("check",),
     ),
@@ -65,7 +65,7 @@ VERBS = {
         ("score",),
     ),
     "explain": Verb(
-        "show on the ground what gave the city away; --check says whether that can be right",
+        "show on the ground what gave the city away (--check: and whether it can be right)",
         "gis/saliency/*.tif, saliency.parquet, saliency_cities.csv, gallery.html, figures/gallery, figures/portrait",
         ("explain", "check"),
     ),
