@@ -65,7 +65,7 @@ VERBS = {
         ("score",),
     ),
     "explain": Verb(
-        "show on the ground what gave the city away (--check: and whether it can be right)",
+        "show on the ground what gave the city away; --check: can that be right?",
         "gis/saliency/*.tif, saliency.parquet, saliency_cities.csv, gallery.html, figures/gallery, figures/portrait",
         ("explain", "check"),
     ),

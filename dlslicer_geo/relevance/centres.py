@@ -46,12 +46,18 @@ def shifts(net: nn.Module, names: dict[str, str], edge: int) -> dict[str, float]
 
 
 def _distance(activations: Tensor, x: Tensor, draw: torch.Generator) -> float:
-    """Pixels from the middle of the central cell's even share to the centre of what it looks at."""
-    cell = activations.shape[-1] // 2
-    values = activations[:, :, cell, cell]
-    signs = torch.randn(values.shape, generator=draw).sign().to(values)
-    gradient: Any = torch.autograd.grad((values * signs).sum(), x, retain_graph=True)[0]
-    weight = gradient.double().square().sum(dim=(0, 1))
-    middle = torch.arange(x.shape[-1], device=x.device, dtype=weight.dtype) + 0.5
-    centre = ((weight.sum(dim=0) + weight.sum(dim=1)) * middle).sum() / (2 * weight.sum()).clamp(min=1e-300)
-    return float(centre) - (cell + 0.5) * x.shape[-1] / activations.shape[-1] if bool(weight.any()) else 0.0
+    """Mean pixels from the middle of a central cell's even share to the centre of what it looks at.
+
+    Of an even number of cells the two in the middle are taken: the edges then cut off as much on either side.
+    """
+    cells, edge = activations.shape[-1], x.shape[-1]
+    found = []
+    for cell in sorted({(cells - 1) // 2, cells // 2}):
+        values = activations[:, :, cell, cell]
+        signs = torch.randn(values.shape, generator=draw).sign().to(values)
+        gradient: Any = torch.autograd.grad((values * signs).sum(), x, retain_graph=True)[0]
+        weight = gradient.cpu().double().square().sum(dim=(0, 1))
+        middle = torch.arange(edge, dtype=weight.dtype) + 0.5
+        centre = ((weight.sum(dim=0) + weight.sum(dim=1)) * middle).sum() / (2 * weight.sum()).clamp(min=1e-300)
+        found.append(float(centre) - (cell + 0.5) * edge / cells if bool(weight.any()) else 0.0)
+    return sum(found) / len(found)
