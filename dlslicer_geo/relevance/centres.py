@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from dlslicer_geo.relevance.gradients import watch
 from dlslicer_geo.relevance.maps import at_rest
+from dlslicer_geo.relevance.networks import FAMILIES
 
-IMAGES = 8
-"""Images of noise that the centre is averaged over."""
+IMAGES, LARGER = 2, 2
+"""Images of noise that the centre is averaged over, and how much larger they are than the network's input, so that
+the edge does not cut off what a cell looks at; of networks that may take one size only, 8 of that size."""
 
 
 def shifts(net: nn.Module, names: dict[str, str], edge: int) -> dict[str, float]:
@@ -37,10 +39,12 @@ def shifts(net: nn.Module, names: dict[str, str], edge: int) -> dict[str, float]
     like = next(net.parameters())
     draw = torch.Generator().manual_seed(0)
     seen: dict[str, Tensor] = {}
+    larger = LARGER if type(net) in FAMILIES else 1
+    shape = (IMAGES * (LARGER // larger) ** 2, 3, larger * edge, larger * edge)
     double = at_rest(net)
     watch(double, names, seen, graph_from_first=False)
     with torch.inference_mode(False), torch.enable_grad():
-        x = torch.randn(IMAGES, 3, edge, edge, generator=draw).to(like).requires_grad_()
+        x = torch.randn(shape, generator=draw).to(like).requires_grad_()
         double(x)
         return {name: _distance(seen[name], x, draw) / edge for name in names}
 
