@@ -200,7 +200,8 @@ def test_a_check_of_other_predictions_is_left_out(run: tuple[Path, Path], caplog
     assert "check of the saliency is not shown: none was run" in (run[1] / "report.html").read_text()
 
 
-@pytest.mark.parametrize("finished", [1, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("finished", [1, 6])
 def test_a_killed_explain_goes_on_and_ends_with_the_same_bytes(run: tuple[Path, Path], finished: int) -> None:
     experiment, folder = run
     whole = folder.parent / f"{folder.name}-whole"
