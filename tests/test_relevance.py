@@ -42,12 +42,9 @@ def planted(kinds: NDArray[np.int64], draw: np.random.Generator, halves: bool = 
     return torch.from_numpy(x).float(), torch.from_numpy(places)
 
 
-@pytest.fixture(scope="module")
-def reader() -> Any:
+def learn(seed: int) -> Any:
     """A small ResNet that has learnt to tell four kinds of patches."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so that a machine with more cores trains the same network
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     net = toy(4, (16, 24, 32, 48), torch.float32).train()
     optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
     for _ in range(120):
@@ -57,8 +54,16 @@ def reader() -> Any:
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    torch.set_num_threads(threads)
     return net.eval()
+
+
+@pytest.fixture(scope="module")
+def reader() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so that a machine with more cores trains the same network
+    net = learn(0)
+    torch.set_num_threads(threads)
+    return net
 
 
 def inside(maps: Tensor, places: Tensor) -> Tensor:

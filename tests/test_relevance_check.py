@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from relevance_nets import LAYERS, network, toy
 from scipy.integrate import trapezoid
 from shapely.geometry import box
-from test_relevance import planted
+from test_relevance import learn, planted
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -59,21 +59,6 @@ class Model:
 
     def prepare(self, images: Tensor) -> Tensor:
         return F.interpolate((images.float() - 128) / 40, (self.edge, self.edge), mode="bilinear")
-
-
-def learn(seed: int) -> Any:
-    """A small ResNet that has learnt to tell four kinds of patches."""
-    draw = np.random.default_rng(seed)
-    net = toy(4, (16, 24, 32, 48), torch.float32).train()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    for _ in range(120):
-        kinds = draw.integers(0, 4, (32, 1))
-        x, _places = planted(kinds, draw)
-        loss = F.cross_entropy(net(x), torch.from_numpy(kinds[:, 0]))
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return net.eval()
 
 
 @pytest.fixture(scope="module", autouse=True)
