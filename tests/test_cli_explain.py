@@ -161,6 +161,8 @@ def test_questions_that_make_no_sense_end_with_one_sentence(
 
 
 def test_the_check_stands_in_the_report_and_in_the_tags(run: tuple[Path, Path]) -> None:
+    assert explain(run) == 0
+    assert not any("SANITY_HEAD_SHUFFLED_LAYER4" in tags for tags in tags_of(run[1]))
     assert explain(run, "--check", "--check.chips", "4", "--check.layers", "[layer2, layer4]") == 0
     said = read_json(run[1] / "saliency_check.json")
     assert said["chips"] == 4

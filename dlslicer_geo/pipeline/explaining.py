@@ -36,6 +36,7 @@ def check(run: Run) -> Done:
     """Model and predicted chips → ``saliency_check.json``: can its explanations be right?"""
     how = run.config.check
     if not how.chips:
+        logger.info("check.chips is 0: explanations are not checked")
         return Done(files=[])
     import numpy as np
 
@@ -105,6 +106,7 @@ def _begin(run: Run, asking: Explainer) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(run.folder / "gis" / "saliency", ignore_errors=True)
     question = {"notes": asking.notes, "target": asking.target, "rather_than": asking.rather_than}
+    question["sanity"] = _sanity(run, asking)  # a file that knows nothing of the check is made again
     identity = sha256_json(
         [question, asking.method, asking.layers, run.answers_from("explain", "data", "model", "relevance", "layers")]
     )
