@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from relevance_nets import LAYERS, network, toy
 from scipy.integrate import trapezoid
 from shapely.geometry import box
+from test_relevance import Model as Plain
 from test_relevance import learn, planted
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -49,12 +50,9 @@ class Planted:
 
 
 @dataclass
-class Model:
-    """A network that knows its cities."""
+class Model(Plain):
+    """A network that knows its cities and the scale of planted patches."""
 
-    model: Any
-    cities: tuple[str, ...] = ("ALA", "BAN", "CAI", "DEL")
-    device: torch.device = torch.device("cpu")  # noqa: RUF009
     edge: int = 64
 
     def prepare(self, images: Tensor) -> Tensor:

@@ -50,8 +50,9 @@ def _within(
 
     ids = chips["chip_id"].to_numpy(np.int64)
     vague = chips["scene_id"].isin(set(scenes.loc[scenes["georef"].isin(APPROXIMATE), "scene_id"])).to_numpy()
-    if vague[np.isin(ids, chosen)].any():
-        logger.warning("%d chips lie somewhere in their city only: none is within any polygon", vague.sum())
+    nowhere = int(vague[np.isin(ids, chosen)].sum())
+    if nowhere:
+        logger.warning("%d chips lie somewhere in their city only: none of these is within any polygon", nowhere)
     touching = _touching(chips, gis.read_polygons(path)) & ~vague
     within = chosen[np.isin(chosen, ids[touching])]
     if not len(within):
