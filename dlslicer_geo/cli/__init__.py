@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _POSITIONAL = {"scan": "EXPERIMENT.yaml|IMAGES"}
 
-APPLIED = ("data", "explain")
+APPLIED = ("data", "explain", "compute")
 """Sections whose keys ``apply`` obeys; the others are the model's."""
 
 CHECKED = 64

@@ -26,14 +26,14 @@ class Verb:
 
 ALL_SECTIONS = (
     "data", "chips", "split", "model", "fit", "predict", "probe", "check", "score", "explain", "similar",
-    "map",
+    "map", "compute",
 )  # fmt: skip
 
 VERBS = {
     "scan": Verb(
         "find the scenes, place them on the ground, and measure them",
         "scenes.parquet, scenes.html, prepared/",
-        ("data",),
+        ("data", "compute"),
     ),
     "cut": Verb("lay the chip grid over every scene, in whole pixels", "cut.parquet", ("chips",)),
     "split": Verb(
@@ -42,12 +42,14 @@ VERBS = {
         ("split",),
     ),
     "fit": Verb(
-        "train and calibrate the classifier; refuses a split that is not proven", "model.ckpt, fit/", ("model", "fit")
+        "train and calibrate the classifier; refuses a split that is not proven",
+        "model.ckpt, fit/",
+        ("model", "fit", "compute"),
     ),
     "predict": Verb(
         "name the city of every chip, or say that it is unknown; resumably",
         "predictions/, gis/predictions.gpkg, gis/city, gis/confidence",
-        ("predict",),
+        ("predict", "compute"),
     ),
     "probe": Verb(
         "ask about chips without colour, detail ..., and the backbone untrained",
@@ -67,7 +69,7 @@ VERBS = {
     "explain": Verb(
         "show on the ground what gave the city away; --check: can that be right?",
         "gis/saliency/*.tif, saliency.parquet, saliency_cities.csv, gallery.html, figures/gallery, figures/portrait",
-        ("explain", "check"),
+        ("explain", "check", "compute"),
     ),
     "similar": Verb(
         "say which cities resemble each other, and find look-alikes",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from dlslicer_geo.errors import ConfigError
 from dlslicer_geo.scenes import NAIP_PATTERN
-from dlslicer_geo.types import ChipGrid, Reading, SplitRule
+from dlslicer_geo.types import ChipGrid, Compute, Reading, SplitRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +66,12 @@ class FitConfig:
 
     Args:
         max_epochs: epochs at most.
-        batch_size: chips per batch, also when predicting.
-        workers: processes that read chips.
+        batch_size: chips per batch.
+        accumulate: batches whose gradients are added up before the weights move.
+        precision: float32, bf16 (mixed), or auto: bf16 where the device computes in it, which a CPU is not asked for.
+        store: keep the chips as they are read in memory-mapped files in the run folder, so that an epoch copies
+            pixels instead of decoding them: auto (for more than one epoch, where the disk has room), always or never.
+        local: without such a store, draws within which each city is read from few scenes; 0 reads any scene any time.
         balanced: draw training chips with equal chance for every city.
         views: with a frozen backbone, mirror images per chip, 1 to 4.
         early_stopping: stop after so many epochs without a smaller validation loss; null never.
@@ -79,13 +83,26 @@ class FitConfig:
 
     max_epochs: int = 100
     batch_size: int = 128
-    workers: int = 0
+    accumulate: int = 1
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    store: Literal["auto", "always", "never"] = "auto"
+    local: int = 4096
     balanced: bool = True
     views: int = 1
     early_stopping: int | None = None
     ema: float = 0.0
     detector: Literal["knn", "softmax", "energy"] = "knn"
     loggers: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: if one of them is out of range.
+        """
+        for key, least in (("batch_size", 1), ("accumulate", 1), ("local", 0)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"fit.{key} is {getattr(self, key)}: give {least} or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +113,30 @@ class PredictConfig:
         split: train, val, test or all.
         embedding: keep the pooled features too (look-alikes need them).
         chips_per_part: chips a part on disk holds at least; a killed run loses one part at most.
+        batch_size: chips per batch; 0 takes 32 on a CPU and finds what the device holds otherwise.
+        precision: float32, bf16, or auto: bf16 where the device computes in it and the first chips come out the same.
+        compile: compile the network first, which pays from some ten thousand chips on.
+        dense: compute the features of a whole scene once and pool them for each of its overlapping chips: faster, and
+            not quite the same, which is measured and written beside the predictions.
     """
 
     split: Literal["train", "val", "test", "all"] = "test"
     embedding: bool = True
     chips_per_part: int = 2048
+    batch_size: int = 0
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    compile: bool = False
+    dense: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: if one of them is out of range.
+        """
+        for key, least in (("chips_per_part", 1), ("batch_size", 0)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"predict.{key} is {getattr(self, key)}: give {least} or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +296,7 @@ class Config:
         explain: the saliency.
         similar: the similarity.
         map: the map.
+        compute: where the work is done.
         seed: seeds training and draws (the split has its own).
     """
 
@@ -275,12 +312,13 @@ class Config:
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     similar: SimilarConfig = field(default_factory=SimilarConfig)
     map: MapConfig = field(default_factory=MapConfig)
+    compute: Compute = field(default_factory=Compute)
     seed: int = 0
 
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig, "chips": ChipGrid, "split": SplitRule, "model": ModelConfig, "fit": FitConfig,
     "predict": PredictConfig, "probe": ProbeConfig, "check": CheckConfig, "score": ScoreConfig,
-    "explain": ExplainConfig, "similar": SimilarConfig, "map": MapConfig,
+    "explain": ExplainConfig, "similar": SimilarConfig, "map": MapConfig, "compute": Compute,
 }  # fmt: skip
 """Section of the YAML file → the value that holds it."""

@@ -88,8 +88,8 @@ def data_module(run: Run, scenes: GeoDataFrame, chips: GeoDataFrame, *, cities: 
         cities = [code for code in known if code in learnt]
         chips = _learnable(chips, learnt)
     return ChipDataModule(
-        scenes, chips, cities=cities, batch_size=how.batch_size, workers=how.workers, balanced=how.balanced,
-        seed=run.config.seed,
+        scenes, chips, cities=cities, batch_size=how.batch_size, workers=run.config.compute.readers or 0,
+        balanced=how.balanced, seed=run.config.seed,
     )  # fmt: skip
 
 

@@ -124,8 +124,12 @@ class Run:
 
     @cached_property
     def plain_config(self) -> dict[str, Any]:
-        """The resolved configuration, its paths relative to the run folder so that both can be moved together."""
+        """What is done, its paths relative to the run folder so that both can be moved together.
+
+        Where it is done (``compute``) is not part of it: the same files come out.
+        """
         plain = to_dict(self.config)
+        del plain["compute"]
         for section, key in (*(("data", k) for k in ("root", "cities", "sidecar")), *BESIDE):
             value = plain[section][key]
             if value:

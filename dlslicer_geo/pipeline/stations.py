@@ -249,7 +249,7 @@ STATIONS = (
         name="predict",
         work=predict,
         needs=("scenes.parquet", "chips.parquet", "model.ckpt"),
-        sections=("predict", "fit"),
+        sections=("predict",),
         rooms=("data", "model", "predict", "layers"),
     ),
     Station(

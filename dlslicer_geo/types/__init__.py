@@ -4,6 +4,7 @@ from dlslicer_geo.types.inputs import (
     APPROXIMATE,
     APPROXIMATE_NOTE,
     Channels,
+    Compute,
     Progress,
     Reading,
     Scene,
@@ -14,7 +15,7 @@ from dlslicer_geo.types.results import DETECTORS, UNKNOWN, Layer, Predictions, R
 from dlslicer_geo.types.rules import SPLITS, ChipGrid, SplitRule
 
 __all__ = [
-    "APPROXIMATE", "APPROXIMATE_NOTE", "DETECTORS", "SPLITS", "UNKNOWN", "Channels", "ChipGrid", "Layer",
-    "Predictions", "Progress", "Reading", "Report", "Saliency", "Scene", "SplitRule", "bilinear", "channels_of",
-    "quiet",
+    "APPROXIMATE", "APPROXIMATE_NOTE", "DETECTORS", "SPLITS", "UNKNOWN", "Channels", "ChipGrid", "Compute",
+    "Layer", "Predictions", "Progress", "Reading", "Report", "Saliency", "Scene", "SplitRule", "bilinear",
+    "channels_of", "quiet",
 ]  # fmt: skip

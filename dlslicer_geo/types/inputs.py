@@ -108,6 +108,38 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """Where work is done. What comes out does not depend on it, so it makes nothing be done again.
+
+    Several devices or machines are the launcher's business: ``torchrun`` and SLURM start one process for each, which
+    Lightning finds by their environment.
+
+    Args:
+        accelerator: Lightning's name for the kind of device: auto, cpu, gpu, mps.
+        strategy: Lightning's strategy for several processes; auto takes ddp.
+        readers: processes that read chips for one device; null takes none for a CPU, up to 8 otherwise.
+        processes: processes that prepare scenes and write layers; 0 takes one for each core.
+        scheduler: address of a Dask scheduler (tcp://host:port) whose workers do that instead.
+    """
+
+    accelerator: str = "auto"
+    strategy: str = "auto"
+    readers: int | None = None
+    processes: int = 0
+    scheduler: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: if one of them is below 0.
+        """
+        for key in ("readers", "processes"):
+            if (getattr(self, key) or 0) < 0:
+                raise ConfigError(f"compute.{key} is {getattr(self, key)}: give 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """One georeferenced image.
 
