@@ -1,7 +1,7 @@
 # make demo   set everything up and run the whole main job on the imagery that ships with the project
 # make test   set everything up and run every check
 # make check  make test plus the slow and browser tests that this machine can run
-# make bench  measure what benchmarks/README.md names, as ratios in one run
+# make bench  measure what benchmarks/README.md names, as ratios in one run; 25 minutes
 # make lock   write requirements.lock anew from pyproject.toml
 
 PYTHON ?= python3
@@ -28,8 +28,7 @@ check: lint
 	$(BIN)/pytest -m "not gpu"
 
 bench: $(READY)
-	$(BIN)/python benchmarks/bench_prepare.py --out benchmarks/results.md
-	$(BIN)/python benchmarks/bench_verify.py --out benchmarks/verify.md
+	$(BIN)/python benchmarks/bench.py --out benchmarks
 	$(BIN)/python benchmarks/relevance.py --out benchmarks/relevance.md
 
 # uv is bootstrapped with pip, into its own environment, when it is missing
@@ -37,7 +36,7 @@ $(READY): requirements.lock pyproject.toml
 	@command -v uv >/dev/null 2>&1 || test -x .uv/bin/uv || { $(PYTHON) -m venv .uv && .uv/bin/pip install --quiet uv; }
 	@UV=$$(command -v uv || echo .uv/bin/uv); set -e; \
 	  test -x $(BIN)/python || $$UV venv --quiet --no-python-downloads --python $(PYTHON) $(VENV); \
-	  $$UV pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock; \
+	  $$UV pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock; \
 	  $$UV pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	@touch $@
 

@@ -21,6 +21,11 @@ these into that sentence and exit code 2.
 class DlslicerError(Exception):
     """Base of every error raised on purpose by this package."""
 
+    def __str__(self) -> str:
+        """The sentence; torch puts a traceback before that of a process that reads chips."""
+        said = super().__str__()
+        return said.rpartition(f".{type(self).__name__}: ")[2].strip() if said.startswith("Caught ") else said
+
 
 class ConfigError(DlslicerError):
     """A key, a value or a path in the configuration is wrong."""

@@ -92,14 +92,17 @@ def write_table(
         provenance: names and values for the key ``dlslicer_geo`` of the file's metadata.
     """
     import pyarrow.parquet as pq
+    from pandas import ArrowDtype
 
     with atomic(path) as temporary:
         spatial: dict[str, Any] = {"schema_version": "1.1.0", "write_covering_bbox": True}
         table.to_parquet(temporary, index=False, **(spatial if "geometry" in table.columns else {}))
         if provenance:
             arrow = pq.read_table(temporary)
-            extra = {PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
-            pq.write_table(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **extra}), temporary)
+            metadata = {**(arrow.schema.metadata or {}), PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
+            if any(isinstance(kind, ArrowDtype) for kind in table.dtypes):
+                metadata.pop(b"pandas", None)  # pandas cannot read its own names of columns of lists
+            pq.write_table(arrow.replace_schema_metadata(metadata), temporary)
     return Path(path)
 
 
@@ -145,7 +148,7 @@ def check_table(table: GeoDataFrame, columns: Mapping[str, str], name: str) -> N
         nulls = int(values.isna().sum())
         if nulls and not kind.endswith("?"):
             raise TableError(f"{name}, column {column}: {nulls} of {len(values)} values are missing")
-        if not checks[kind.rstrip("?")](values.dropna()):
+        if not checks[kind.rstrip("?")](values.dropna() if nulls else values):
             raise TableError(f"{name}, column {column}: holds {values.dtype}, expected {kind.rstrip('?')}")
 
 

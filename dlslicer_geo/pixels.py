@@ -128,6 +128,16 @@ def read(source: Any, window: Any, channels: Channels) -> NDArray[np.uint8]:
     return shown(seen(source, window, channels.bands), channels)
 
 
+def read_interleaved(source: Any, window: Any, channels: Channels) -> NDArray[np.uint8]:
+    """What :func:`read` gives, as (rows, columns, 3), which resampling takes; plain colours are turned on the way."""
+    bands = channels.bands
+    if channels.low is not None or len(set(bands)) < 3 or any(source.dtypes[band - 1] != "uint8" for band in bands):
+        return np.ascontiguousarray(read(source, window, channels).transpose(1, 2, 0))
+    colours = np.empty((int(window.height), int(window.width), 3), np.uint8)
+    source.read(bands, window=window, out=colours.transpose(2, 0, 1))
+    return colours
+
+
 def seen(source: Any, window: Any, bands: Sequence[int]) -> NDArray[Any]:
     """(bands, rows, columns) of a window in their own type; a single palette band as uint8 red, green, blue."""
     unique = sorted(set(bands))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import geopandas as gpd
@@ -14,6 +15,11 @@ from scipy.spatial.distance import pdist, squareform
 
 from dlslicer_geo.errors import TableError
 from dlslicer_geo.types import Predictions
+
+logger = logging.getLogger(__name__)
+
+LARGEST = 2**15
+"""Chips that all others are compared with at most: with more, a table of neighbours takes hours."""
 
 BLOCK = 2**23
 """Cosines held at once; bounds the memory to some hundred megabytes whatever the number of chips."""
@@ -32,6 +38,10 @@ def similar(found: Predictions, chips: GeoDataFrame, *, neighbours: int = 5) -> 
     perfectly finds all of them equally far apart, and one that has learnt colours finds alike what has one colour.
     It needs the probabilities of chips that the model has not trained on.
 
+    Look-alikes of a chip are looked for among all chips. Where these are more than 32,768, time would grow with their
+    square: then they are looked for among so many, drawn with a fixed seed and equally many from each city as far as
+    it has them, and the log says so.
+
     Args:
         found: predictions with embeddings.
         chips: chip table with ``chip_id``, ``site`` and geometry.
@@ -43,8 +53,8 @@ def similar(found: Predictions, chips: GeoDataFrame, *, neighbours: int = 5) -> 
           chips, in the model's order, then cities that the model does not know.
         - the nearest chips of other cities for each chip: ``chip_id``, ``city``, ``site``, ``like_chip_id``,
           ``like_city``, ``like_site``, ``rank`` (from 1), ``cosine`` (of the embeddings, -1 to 1) and the geometry of
-          the chip. Exact; of equals to six decimals the lowest chip id comes first. No rows where all chips are of
-          one city.
+          the chip. Exact among the chips that are compared; of equals to six decimals the lowest chip id comes
+          first. No rows where all chips are of one city.
 
     Raises:
         TableError: if there are no predictions or no embeddings, or chips are not in the table.
@@ -55,38 +65,50 @@ def similar(found: Predictions, chips: GeoDataFrame, *, neighbours: int = 5) -> 
         raise TableError(
             f"the {len(found)} predictions have no embeddings: predict again with `--predict.embedding true`"
         )
-    city = np.array([t if t is not None else c for t, c in zip(found.truth, found.city, strict=True)])
     order = np.argsort(found.chip_id, kind="stable")
-    _, group = np.unique(city[order], return_inverse=True)
-    pairs = list(_nearest(found.embedding[order], group, neighbours))
+    chip_id, city = found.chip_id[order], found.home[order]
+    group = pd.factorize(city)[0]
+    pairs = list(_nearest(found.embedding[order], group, _compared(found, chip_id), neighbours))
     one, two, rank, cosine = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    frame = _look_alikes(chips, found.chip_id[order], city[order], one, two)
+    frame = _look_alikes(chips, chip_id, city, one, two)
     frame.insert(len(frame.columns) - 1, "rank", rank)
     frame.insert(len(frame.columns) - 1, "cosine", cosine)
-    return _distances(found, city), frame
+    return _distances(found), frame
 
 
-def _distances(found: Predictions, city: NDArray[np.str_]) -> DataFrame:
-    known = [code for code in found.cities if code in set(city.tolist())]
-    names = [*known, *sorted(set(city.tolist()) - set(known))]
-    mean = np.stack([found.probabilities[city == name].mean(axis=0, dtype=np.float64) for name in names])
-    mean /= mean.sum(axis=1, keepdims=True)
+def _compared(found: Predictions, chip_id: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ascending places among the sorted chip ids at which look-alikes are looked for."""
+    if len(found) <= LARGEST:
+        return np.arange(len(found))
+    each = max(1, LARGEST // len(set(found.home.tolist())))
+    drawn = np.searchsorted(chip_id, found.draw(each))
+    message = "look-alikes of %d chips are looked for among %d of them, at most %d from each city"
+    logger.warning(message, len(found), len(drawn), each)
+    return drawn
+
+
+def _distances(found: Predictions) -> DataFrame:
+    group, there = pd.factorize(found.home, sort=True)
+    sums = np.stack([np.bincount(group, column, len(there)) for column in found.probabilities.T], axis=1)
+    known = [code for code in found.cities if code in set(there)]
+    names = [*known, *sorted(set(there) - set(known))]
+    mean = sums[np.searchsorted(there.astype(str), names)]
+    mean = mean / mean.sum(axis=1, keepdims=True)
     # rounding can take a divergence of zero below zero, whose root is no number
     apart = np.nan_to_num(pdist(mean, "jensenshannon")) / np.sqrt(np.log(2))
     return DataFrame(squareform(apart.clip(0, 1)), index=names, columns=names)
 
 
 def _nearest(
-    embedding: NDArray[np.float32], group: NDArray[np.int64], neighbours: int
+    embedding: NDArray[np.float32], group: NDArray[np.int64], among: NDArray[np.int64], neighbours: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]]:
-    """Row, row of another group, rank and cosine, a block of rows at a time."""
-    length = np.linalg.norm(embedding, axis=1, keepdims=True)
-    unit = embedding / np.where(length > 0, length, 1)
-    number = min(neighbours, len(unit))
-    step = max(1, BLOCK // len(unit))
-    for start in range(0, len(unit), step):
-        cosine = np.round((unit[start : start + step] @ unit.T).astype(np.float64), DECIMALS)
-        cosine[group[start : start + step, None] == group[None, :]] = -np.inf
+    """Row, row of those in ``among`` and of another group, rank and cosine, a block of rows at a time."""
+    others = _unit(embedding[among])
+    number = min(neighbours, len(others))
+    step = max(1, BLOCK // len(others))
+    for start in range(0, len(embedding), step):
+        cosine = np.round((_unit(embedding[start : start + step]) @ others.T).astype(np.float64), DECIMALS)
+        cosine[group[start : start + step, None] == group[among]] = -np.inf
         least = np.partition(cosine, -number, axis=1)[:, -number, None]
         row, col = np.nonzero((cosine >= least) & (cosine > -np.inf))
         value = cosine[row, col]
@@ -94,13 +116,19 @@ def _nearest(
         row, col, value = row[order], col[order], value[order]
         rank = np.arange(len(row)) - np.searchsorted(row, row) + 1
         keep = rank <= neighbours
-        yield row[keep] + start, col[keep], rank[keep], value[keep].clip(-1, 1)
+        yield row[keep] + start, among[col[keep]], rank[keep], value[keep].clip(-1, 1)
+
+
+def _unit(embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length 1, or 0."""
+    length = np.linalg.norm(embedding, axis=1, keepdims=True)
+    return np.asarray(embedding / np.where(length > 0, length, 1))
 
 
 def _look_alikes(
     chips: GeoDataFrame,
     chip_id: NDArray[np.int64],
-    city: NDArray[np.str_],
+    city: NDArray[np.object_],
     one: NDArray[np.int64],
     two: NDArray[np.int64],
 ) -> GeoDataFrame:
@@ -110,11 +138,11 @@ def _look_alikes(
     site = chips["site"].to_numpy(object)[row]
     columns = {
         "chip_id": chip_id[one],
-        "city": city[one].astype(object),
+        "city": city[one],
         "site": site[one],
         "approximate": chips["approximate"].to_numpy()[row[one]],
         "like_chip_id": chip_id[two],
-        "like_city": city[two].astype(object),
+        "like_city": city[two],
         "like_site": site[two],
     }
     return gpd.GeoDataFrame(columns, geometry=chips.geometry.array[row[one]], crs=chips.crs)

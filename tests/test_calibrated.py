@@ -111,7 +111,7 @@ def test_a_model_without_calibration_never_answers_unknown(data: ChipDataModule,
     found = predict(model, data, split="test", out=tmp_path)
     assert (model.threshold, found.threshold, found.temperature) == (None, None, 1)
     assert not found.unknown.any()
-    assert found.answer == found.city
+    assert (found.answer == found.city).all()
     assert np.array_equal(found.unknown_scores["knn"], np.zeros(len(found)))
     assert np.allclose(found.uncalibrated, found.probabilities, atol=1e-6)
 

@@ -260,7 +260,7 @@ def test_ctrl_c_finishes_the_scenes_in_hand_only(tmp_path: Path) -> None:
     # what runs in the background of a shell ignores the signal, and so would its children
     heard = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
     code = heard + "from dlslicer_geo.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = [sys.executable, "-c", code, "scan", "in", "--out", "run", "--data.workers", "1"]
+    words = [sys.executable, "-c", code, "scan", "in", "--out", "run", "--compute.processes", "1"]
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("run/prepared/*.json")):
         time.sleep(0.05)

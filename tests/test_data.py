@@ -188,3 +188,15 @@ def test_a_scene_that_is_gone_or_was_cut_off_is_named_in_one_sentence(tables: tu
     last = np.flatnonzero(chips["scene_id"] == scenes["scene_id"].iloc[1])[-1]
     with pytest.raises(SceneError, match=f"{scenes['scene_id'].iloc[1]} cannot be read"):
         dataset[int(last)]
+
+
+def test_workers_do_not_share_files_with_a_process_that_read_before_them(raster: Any, tmp_path: Path) -> None:
+    shape = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
+    raster("in/a_2020_1.tif", gsd=1.0, size=(1400, 1400), **shape)
+    scenes = scan(tmp_path / "in")
+    chips = cut(scenes, ChipGrid(size=64, stride=32, metres=64.0))
+    order = np.random.default_rng(0).permutation(len(chips))
+    alone = torch.cat([batch["image"] for batch in ChipDataModule(scenes, chips, batch_size=16).loader(order)])
+    data = ChipDataModule(scenes, chips, batch_size=16, workers=2)
+    assert data.dataset[0]["image"].shape == (3, 64, 64)  # opened here, so that forked workers inherit it
+    assert torch.equal(torch.cat([batch["image"] for batch in data.loader(order)]), alone)

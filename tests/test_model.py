@@ -220,11 +220,13 @@ def test_chips_are_brought_to_the_size_and_scale_of_the_network(data: ChipDataMo
 def test_a_head_trained_on_cached_features_gives_the_same_logits_from_pixels(
     data: ChipDataModule, tmp_path: Path
 ) -> None:
-    from dlslicer_geo.model.training import _Cached
+    from lightning.pytorch import Trainer
+
+    from dlslicer_geo.model.training import PLAIN, _Cached
     from dlslicer_geo.types import quiet
 
     model = small(data, freeze_backbone=True).eval()
-    cached = _Cached(model, data, 1, quiet)
+    cached = _Cached(model, data, 1, Trainer(**PLAIN, accelerator="cpu", logger=False), quiet)
     with torch.inference_mode():
         before = torch.cat([model(batch["image"]) for batch in cached.loaders()["val_dataloaders"]])
     cached.fold()

@@ -17,7 +17,7 @@ from dlslicer_geo.model import CityClassifier
 from dlslicer_geo.predict import predict, read_predictions
 from dlslicer_geo.scenes import scan
 from dlslicer_geo.splits import split
-from dlslicer_geo.types import ChipGrid, SplitRule
+from dlslicer_geo.types import ChipGrid, Reading, SplitRule
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_every_chip_of_the_split_is_predicted_once_in_parts_of_whole_scenes(made
     found = predict(model, data, split="train", out=tmp_path, chips_per_part=20, embedding=True)
     assert found.chip_id.tolist() == data.chip_ids("train").tolist()
     assert found.probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
-    assert found.truth == tuple(data.chips["city"].to_numpy()[found.chip_id])
+    assert list(found.truth) == data.chips["city"].to_numpy()[found.chip_id].tolist()
     parts = [gpd.read_parquet(path) for path in sorted(tmp_path.glob("part-*.parquet"))]
     assert len(parts) > 1
     scenes = [set(part["scene_id"]) for part in parts]
@@ -88,6 +88,15 @@ def test_an_unknown_city_has_no_truth(made: Any, tmp_path: Path) -> None:
     assert len(found.draw(3)) == 3 * len(set(found.city))
 
 
+def test_only_chips_with_a_truth_are_labelled_when_read_back(made: Any, tmp_path: Path) -> None:
+    model, data = made
+    chips = data.chips.assign(city=data.chips["city"].where(data.chips["city"] != "almaty", None))
+    found = predict(model, ChipDataModule(data.scenes, chips, cities=model.cities), split="all", out=tmp_path)
+    assert set(found.truth) == {None, "new_york"}
+    assert (found.labelled == (data.chips["city"] == "new_york")).all()
+    assert set(found.home) <= {"almaty", "new_york"}
+
+
 def test_an_unknown_split_is_refused_with_the_known_ones(made: Any, tmp_path: Path) -> None:
     with pytest.raises(SplitError, match="train, val, test, all"):
         predict(*made, split="tset", out=tmp_path)
@@ -99,3 +108,10 @@ def test_draw_takes_as_many_of_each_city_and_follows_the_seed(made: Any, tmp_pat
     drawn = found.draw(5, seed=1)
     assert drawn.tolist() == found.draw(5, seed=1).tolist() != found.draw(5, seed=2).tolist()
     assert data.chips.iloc[drawn]["city"].value_counts().to_dict() == {"almaty": 5, "new_york": 5}
+
+
+def test_bands_in_another_order_are_predicted_anew(made: Any, two_zones: Path, tmp_path: Path) -> None:
+    model, data = made
+    first = predict(model, data, out=tmp_path)
+    swapped = ChipDataModule(scan(two_zones, reading=Reading(bands=(3, 1, 2))), data.chips)
+    assert not np.array_equal(predict(model, swapped, out=tmp_path).probabilities, first.probabilities)

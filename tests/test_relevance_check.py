@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from shapely.geometry import box
 from test_relevance import Model as Plain
 from test_relevance import learn, planted
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from dlslicer_geo.errors import RelevanceError
 from dlslicer_geo.relevance import faithful, randomise
@@ -44,9 +43,11 @@ class Planted:
     def scenes(self) -> gpd.GeoDataFrame:
         raise AssertionError("a check is not asked where a chip lies")
 
-    def loader(self, chip_ids: NDArray[np.int64]) -> DataLoader[Any]:
-        samples = [{"image": self.pixels[i], "chip_id": torch.tensor(i)} for i in chip_ids.tolist()]
-        return DataLoader(samples, batch_size=10)  # type: ignore[arg-type]
+    def loader(
+        self, chip_ids: NDArray[np.int64], *, batches: Sequence[NDArray[np.int64]] | None = None
+    ) -> list[dict[str, Tensor]]:
+        groups = np.split(chip_ids, range(10, len(chip_ids), 10)) if batches is None else batches
+        return [{"image": self.pixels[ids.tolist()], "chip_id": torch.tensor(ids)} for ids in groups]
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import logging
+import os
 import platform
 import sys
 import time
@@ -26,8 +27,14 @@ _POSITIONAL = {"scan": "EXPERIMENT.yaml|IMAGES"}
 APPLIED = ("data", "explain", "compute")
 """Sections whose keys ``apply`` obeys; the others are the model's."""
 
+LAUNCHED = {"RANK", "SLURM_PROCID"}
+"""Variables of the launchers that start several processes."""
+
 CHECKED = 64
 """Chips that ``explain --check`` draws where the experiment does not say."""
+
+
+LOST = "one of several processes has ended, which says why: start all of them again, what is finished stays"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,11 +56,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DlslicerError as error:
         if debug:
             raise
+        _let_the_first_speak()
         print(f"{PROG}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if debug or error.errno is None:  # of a library, about something else than a file
+            raise
+        _let_the_first_speak()
+        print(f"{PROG}: {_of_file(error)}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if debug or not _of_others(error):
+            raise
+        _let_the_first_speak()
+        print(f"{PROG}: {LOST}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print(f"{PROG}: stopped; the same command goes on from here", file=sys.stderr)
+        if _is_first():
+            print(f"{PROG}: stopped; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _let_the_first_speak() -> None:
+    """Of several processes each gets to know what is wrong with its words; one sentence is enough."""
+    if LAUNCHED & os.environ.keys():  # what looks closer takes a second to load
+        from dlslicer_geo.pipeline import ranks
+
+        ranks.let_the_first_speak()
+
+
+def _of_others(error: RuntimeError) -> bool:
+    """Whether a connection between processes broke, as torch's back ends say it."""
+    return bool(LAUNCHED & os.environ.keys()) and ("gloo" in str(error) or type(error).__name__.startswith("Dist"))
+
+
+def _of_file(error: OSError) -> str:
+    """What the system says of a file, and what is to be done."""
+    what = f"{error.filename} cannot be used" if error.filename else "a file cannot be used"
+    return f"{what} ({error.strerror}): mend that and run again; --debug says where it happened"
 
 
 def _keep_freed_memory() -> None:
@@ -89,7 +129,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _station(verb: str, words: list[str]) -> int:
-    known, overrides = _station_parser(verb, words).parse_known_args(words)
+    known, overrides = _station_parser(verb, words).parse_with_overrides(words)
 
     from dlslicer_geo import config, pipeline
 
@@ -107,15 +147,27 @@ def _station(verb: str, words: list[str]) -> int:
     if known.print_config:
         print(config.dump(experiment), end="")
         return 0
-    out = Path(known.out) if known.out else Path("runs") / name_of(known.experiment)
+    out = known.out or Path("runs") / name_of(known.experiment)
     begin = time.monotonic()
     with Bars() as bars:
         if verb != "run":
             done = pipeline.run(experiment, out, stations=stations, force=known.force, progress=bars.track)
         else:
             done = _run_all(experiment, out, known, bars)
-    print(last_screen(done, time.monotonic() - begin))
+    return _shown(done, time.monotonic() - begin, out)
+
+
+def _shown(done: Run, seconds: float, out: str | Path) -> int:
+    """Print the last screen; of several processes the first one does."""
+    if _is_first():
+        print(last_screen(done, seconds, out))
     return 0
+
+
+def _is_first() -> bool:
+    from dlslicer_geo.pipeline.ranks import rank_and_world
+
+    return not rank_and_world()[0]
 
 
 def _station_parser(verb: str, words: list[str]) -> Parser:
@@ -132,9 +184,11 @@ def _station_parser(verb: str, words: list[str]) -> Parser:
         parser.add_argument("--prepare", action="store_true", help="write every scene as a tiled raster that is fast")
     else:
         parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="the experiment file")
-    parser.add_argument("--out", metavar="RUN", help="run folder (default runs/<experiment>)")
+    parser.add_argument("--out", metavar="RUN", help="run folder, or s3://bucket/run (default runs/<experiment>)")
     parser.add_argument("--force", action="store_true", help="work even where nothing has changed")
     parser.add_argument("--print_config", action="store_true", help="print the resolved configuration and stop")
+    if "compute" in VERBS[verb].sections:
+        parser.add_scheduler()
     if verb == "score":
         parser.add_argument("--against", metavar="OTHER", help="run folder of another model to compare with")
     if verb == "explain":
@@ -146,7 +200,7 @@ def _station_parser(verb: str, words: list[str]) -> Parser:
     return parser
 
 
-def _run_all(experiment: Any, out: Path, known: argparse.Namespace, bars: Bars) -> Run:
+def _run_all(experiment: Any, out: str | Path, known: argparse.Namespace, bars: Bars) -> Run:
     from dlslicer_geo import pipeline
 
     if known.start is None:
@@ -170,9 +224,10 @@ def _apply(words: list[str]) -> int:
     )
     parser.add_argument("model", metavar="MODEL", help="a model.ckpt, or the run folder that holds it")
     parser.add_argument("images", metavar="IMAGE-OR-FOLDER", nargs="+", help="images, folders, lists or addresses")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder for everything that is made")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder or address for what is made")
     parser.add_argument("--force", action="store_true", help="work even where nothing has changed")
-    known, overrides = parser.parse_known_args(words)
+    parser.add_scheduler()
+    known, overrides = parser.parse_with_overrides(words)
 
     from dlslicer_geo import config, pipeline
 
@@ -185,11 +240,10 @@ def _apply(words: list[str]) -> int:
     begin = time.monotonic()
     with Bars() as bars:
         done = pipeline.apply(
-            known.model, known.images, known.out, reading=said.data, explain=said.explain, force=known.force,
-            progress=bars.track,
+            known.model, known.images, known.out, reading=said.data, explain=said.explain, compute=said.compute,
+            force=known.force, progress=bars.track,
         )  # fmt: skip
-    print(last_screen(done, time.monotonic() - begin))
-    return 0
+    return _shown(done, time.monotonic() - begin, known.out)
 
 
 def _download(words: list[str]) -> int:

@@ -17,6 +17,17 @@ class Parser(argparse.ArgumentParser):
         """Refuse the words."""
         raise ConfigError(f"{message}; see {self.prog} --help")
 
+    def add_scheduler(self) -> None:
+        """Take ``--scheduler``, which is short for ``--compute.scheduler``."""
+        said = "Dask scheduler (tcp://host:port) whose workers prepare scenes and write layers"
+        self.add_argument("--scheduler", metavar="ADDRESS", help=said)
+
+    def parse_with_overrides(self, words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The words of this parser, and those that are keys of the experiment."""
+        known, overrides = self.parse_known_args(words)
+        scheduler = getattr(known, "scheduler", None)
+        return known, ["--compute.scheduler", scheduler, *overrides] if scheduler else overrides
+
 
 def name_of(given: str) -> str:
     """Name of the run folder of an experiment or of images, without anything an address may carry."""

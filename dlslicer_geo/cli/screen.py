@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def last_screen(done: Run, seconds: float) -> str:
-    """What was measured, where it lies and how long it took."""
+def last_screen(done: Run, seconds: float, out: str | Path) -> str:
+    """What was measured, where it lies and how long it took; ``out`` is the folder or address that was asked for."""
+    from dlslicer_geo.config import is_address
+    from dlslicer_geo.scenes.sources import redact
+
     lines = [""]
     if not done.worked:
         lines += [f"Nothing to do: {done.folder} is up to date.", ""]
@@ -38,6 +41,8 @@ def last_screen(done: Run, seconds: float) -> str:
     there = [(what, done.folder / name, how) for what, name, how in shown if (done.folder / name).exists()]
     width = max((len(str(path)) for _, path, _ in there), default=0)
     lines += [f"  {what:<13}{path!s:<{width}}  {how}" for what, path, how in there]
+    if is_address(str(out)):
+        lines += ["", f"  All of it is at {redact(str(out))}"]
     return "\n".join([*lines, "", f"{', '.join(done.worked) or 'nothing'} in {seconds:.0f} s"])
 
 

@@ -13,6 +13,8 @@ from dlslicer_geo.cli.screen import Bars
 from dlslicer_geo.cli.verbs import PROG, VERBS, keys_of
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from dlslicer_geo.config import Config
     from dlslicer_geo.pipeline.checks import Verdict
 
@@ -26,13 +28,15 @@ def verify(words: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("run", metavar="RUN", help="run folder, or its address")
     known = parser.parse_args(words)
 
-    from dlslicer_geo.pipeline.checks import verify_run
+    from dlslicer_geo.pipeline.checks import CERTIFICATE, verify_run
+    from dlslicer_geo.pipeline.mirror import mirrored
 
     begin = time.monotonic()
-    verdict = verify_run(known.run)
+    with mirrored(known.run, only=("scenes.parquet", "chips.parquet", CERTIFICATE)) as folder:
+        verdict = verify_run(folder)
     print("\n".join(_lines(verdict)))
     print(f"\n{known.run}: {_sentence(verdict)} ({time.monotonic() - begin:.1f} s)")
     return 0 if verdict.proven and verdict.sound else 2
@@ -48,12 +52,11 @@ def ablate(words: list[str]) -> int:
     known, experiment, out = _parsed(parser, words)
 
     from dlslicer_geo.pipeline import studies
+    from dlslicer_geo.pipeline.mirror import mirrored
 
-    with Bars() as bars:
-        table = studies.ablate(experiment, out, gaps=tuple(known.gap) or studies.GAPS, progress=bars.track)
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    print(f"\n  {out / 'ablation.csv'}\n  {out / 'figures' / 'ablation.png'}")
-    return 0
+    with Bars() as bars, mirrored(out, experiment.compute) as folder:
+        table = studies.ablate(experiment, folder, gaps=tuple(known.gap) or studies.GAPS, progress=bars.track)
+    return _shown(table, folder / "ablation.csv", folder / "figures" / "ablation.png")
 
 
 def leave_city_out(words: list[str]) -> int:
@@ -61,11 +64,20 @@ def leave_city_out(words: list[str]) -> int:
     _, experiment, out = _parsed(_study_parser("leave-city-out"), words)
 
     from dlslicer_geo.pipeline import studies
+    from dlslicer_geo.pipeline.mirror import mirrored
 
-    with Bars() as bars:
-        table = studies.leave_city_out(experiment, out, progress=bars.track)
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    print(f"\n  {out / 'leave_city_out.csv'}")
+    with Bars() as bars, mirrored(out, experiment.compute) as folder:
+        table = studies.leave_city_out(experiment, folder, progress=bars.track)
+    return _shown(table, folder / "leave_city_out.csv")
+
+
+def _shown(table: DataFrame, *files: Path) -> int:
+    """Print what a study found; of several processes the first one does."""
+    from dlslicer_geo.pipeline.ranks import rank_and_world
+
+    if not rank_and_world()[0]:
+        print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+        print("\n" + "\n".join(f"  {file}" for file in files))
     return 0
 
 
@@ -80,16 +92,17 @@ def _study_parser(verb: str) -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="the experiment file")
-    parser.add_argument("--out", metavar="RUN", help="run folder (default runs/<experiment>)")
+    parser.add_argument("--out", metavar="RUN", help="run folder, or s3://bucket/run (default runs/<experiment>)")
+    parser.add_scheduler()
     return parser
 
 
-def _parsed(parser: Parser, words: list[str]) -> tuple[argparse.Namespace, Config, Path]:
-    known, overrides = parser.parse_known_args(words)
+def _parsed(parser: Parser, words: list[str]) -> tuple[argparse.Namespace, Config, str | Path]:
+    known, overrides = parser.parse_with_overrides(words)
 
     from dlslicer_geo import config
 
-    out = Path(known.out) if known.out else Path("runs") / name_of(known.experiment)
+    out = known.out or Path("runs") / name_of(known.experiment)
     return known, config.load(known.experiment, overrides), out
 
 

@@ -7,7 +7,7 @@ from dlslicer_geo.layers.masked import write_masked
 from dlslicer_geo.layers.polygons import write_polygons
 from dlslicer_geo.layers.portrait import draw_portraits
 from dlslicer_geo.layers.predictions import write_predictions
-from dlslicer_geo.layers.saliency import saliency_layer, stream_saliency, write_saliency
+from dlslicer_geo.layers.saliency import questions_left, saliency_layer, stream_saliency, write_saliency
 from dlslicer_geo.layers.stream import Question
 from dlslicer_geo.layers.styles import PALETTE, city_colour
 from dlslicer_geo.layers.zones import by_polygon, read_polygons
@@ -22,6 +22,7 @@ __all__ = [
     "draw_gallery",
     "draw_portraits",
     "hann",
+    "questions_left",
     "read_polygons",
     "saliency_layer",
     "stream_saliency",

@@ -48,7 +48,7 @@ def write_geopackage(
         temporary.unlink(missing_ok=True)
         pyogrio.write_dataframe(
             table, temporary, layer=layer, driver="GPKG", geometry_type=geometry, promote_to_multi=many,
-            dataset_metadata=dict(metadata),
+            dataset_metadata=dict(metadata), use_arrow=True,
         )  # fmt: skip
         pyogrio.write_dataframe(_style_row(layer, style), temporary, layer="layer_styles", driver="GPKG")
     return path

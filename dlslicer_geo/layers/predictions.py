@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 NODATA = 255
 """Value of cells without an answer; so at most 255 answers can be drawn."""
 
+WAITING = 256
+"""Areas that are with an executor at once; bounds what they hold in memory."""
+
 OWN_AREA = 4
 """A scene of this many chips is an area of its own."""
 
@@ -54,6 +59,7 @@ def write_predictions(
     out: str | Path,
     *,
     provenance: Mapping[str, str] | None = None,
+    executor: Executor | None = None,
     progress: Progress = quiet,
 ) -> list[Layer]:
     """Write ``out/predictions.gpkg``, ``out/city/<area>.tif`` and ``out/confidence/<area>.tif``.
@@ -70,6 +76,7 @@ def write_predictions(
         chips: the chip table; chips that were not predicted are left out.
         out: the folder for GIS files.
         provenance: names and values for the metadata of every file under ``dlslicer_geo``.
+        executor: writes the areas, and sees the same folder; None writes them in this process. Bytes are the same.
         progress: shows how far it is.
 
     Returns:
@@ -89,14 +96,33 @@ def write_predictions(
             kind="chips", path=path, title="Predicted city", cities=found.cities, note=_note(found), approximate=vague
         )
     ]
-    areas, unknown = _areas(chips), found.unknown
-    for name, (epsg, at) in progress(areas.items(), total=len(areas), label="areas"):
-        area = _average(chips.iloc[at], found.probabilities[at], unknown[at], epsg)
-        group = found.truth[at[0]] or str(chips["site"].iloc[at[0]])
-        about = _About(name=name, group=group, approximate=bool(chips["approximate"].iloc[at].any()))
-        layers += _write_area(area, found, folder, about, origin)
+    areas = _areas(chips)
+    shared: dict[str, Any] = {"folder": folder.resolve(), "provenance": origin}
+    chips, found = chips[_NEEDED], replace(found, embedding=None)
+    tasks = (
+        _Task(name=name, epsg=epsg, chips=chips.iloc[at], found=found.take(at), **shared)
+        for name, (epsg, at) in areas.items()
+    )
+    for written in progress(_in_order(tasks, executor), total=len(areas), label="areas"):
+        layers += [replace(layer, path=folder / layer.path) for layer in written]
     log.info("wrote %d chips and %d areas", len(chips), len(areas))
     return layers
+
+
+_NEEDED = ["site", "approximate", "height", "width", "stride", "geometry"]
+"""Columns of the chip table that an area is made from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Task:
+    """An area with its chips, wherever it is written."""
+
+    name: str
+    epsg: int
+    chips: gpd.GeoDataFrame
+    found: Predictions
+    folder: Path
+    provenance: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,15 +133,6 @@ class _Area:
     confidence: NDArray[np.float32]
     epsg: int
     transform: Affine
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _About:
-    """What is said of an area beside its cells."""
-
-    name: str
-    group: str
-    approximate: bool
 
 
 def _join(found: Predictions, chips: gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame, Predictions]:
@@ -136,16 +153,7 @@ def _join(found: Predictions, chips: gpd.GeoDataFrame) -> tuple[gpd.GeoDataFrame
             f"{int((at < 0).sum())} of {len(found)} predicted chips are not in the chip table: "
             "give the table that was predicted"
         )
-    sorted_found = replace(
-        found,
-        chip_id=found.chip_id[order],
-        scene_id=tuple(found.scene_id[i] for i in order),
-        truth=tuple(found.truth[i] for i in order),
-        probabilities=found.probabilities[order],
-        embedding=None if found.embedding is None else found.embedding[order],
-        unknown_scores={name: values[order] for name, values in found.unknown_scores.items()},
-    )
-    return chips.iloc[at].reset_index(drop=True), sorted_found
+    return chips.iloc[at].reset_index(drop=True), found.take(order)
 
 
 def _note(found: Predictions) -> str:
@@ -174,10 +182,27 @@ def _areas(chips: gpd.GeoDataFrame) -> dict[str, tuple[int, NDArray[np.int64]]]:
     return {str(name): (int(epsg[at]), rows) for name, at, rows in zip(names, first_at, members, strict=True)}
 
 
-def _average(
-    chips: gpd.GeoDataFrame, probabilities: NDArray[np.float32], unknown: NDArray[np.bool_], epsg: int
-) -> _Area:
+def _in_order(tasks: Iterable[_Task], executor: Executor | None) -> Iterator[list[Layer]]:
+    """The layers of every area, in the order of the tasks."""
+    if executor is None:
+        yield from map(_write_area, tasks)
+        return
+    waiting: deque[Future[list[Layer]]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(executor.submit(_write_area, task))
+            if len(waiting) == WAITING:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _average(task: _Task) -> _Area:
     """Average the probabilities of the chips over each cell centre, and let them vote on whether it is unknown."""
+    chips, probabilities, epsg = task.chips, task.found.probabilities, task.epsg
     outlines = shapely.transform(chips.geometry.to_numpy(), _to_utm(epsg), interleaved=False)
     # micrometres: the way through degrees must not shift cells that coincide with those of the scene
     cell = float(np.round(np.median(_metres_per_pixel(outlines, chips) * chips["stride"]), 6))
@@ -189,7 +214,7 @@ def _average(
     members = sparse.csr_array((np.ones(len(chip)), (place, chip)), shape=(len(cells), len(chips)))
     covering = np.bincount(place)
     mean = (members @ probabilities.astype(np.float64)) / covering[:, None]
-    outvoted = 2 * (members @ unknown.astype(np.float64)) > covering
+    outvoted = 2 * (members @ task.found.unknown.astype(np.float64)) > covering
     city = np.full(rows * cols, NODATA, np.uint8)
     confidence = np.full(rows * cols, np.nan, np.float32)
     city[cells] = np.where(outvoted, probabilities.shape[1], mean.argmax(axis=1))
@@ -227,25 +252,26 @@ def _covered(
     return (row * cols + col)[inside], chip[inside]
 
 
-def _write_area(
-    area: _Area, found: Predictions, folder: Path, about: _About, provenance: Mapping[str, str]
-) -> list[Layer]:
-    name, answers = file_name(about.name), vectors.answers_of(found)
-    tags = vectors.detector_tags(found) | ({"POSITION": APPROXIMATE_NOTE} if about.approximate else {})
-    tags |= {"CITIES": " ".join(found.cities), files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
+def _write_area(task: _Task) -> list[Layer]:
+    """City and confidence of an area, their paths within the folder."""
+    name, found, area = file_name(task.name), task.found, _average(task)
+    answers, vague = vectors.answers_of(found), bool(task.chips["approximate"].any())
+    tags = vectors.detector_tags(found) | ({"POSITION": APPROXIMATE_NOTE} if vague else {})
+    tags |= {
+        "CITIES": " ".join(found.cities),
+        files.PROVENANCE_KEY: json.dumps(dict(task.provenance), sort_keys=True),
+    }
     grid: dict[str, Any] = {"crs": f"EPSG:{area.epsg}", "transform": area.transform, "tags": tags}
     city = Raster(values=area.city[None], nodata=NODATA, names=["predicted city"], answers=answers, **grid)
     sure = Raster(values=area.confidence[None], nodata=float("nan"), names=["confidence"], **grid)
-    city_path, sure_path = folder / "city" / f"{name}.tif", folder / "confidence" / f"{name}.tif"
-    write_cog(city_path, city, qml=styles.palette_qml(answers))
-    write_cog(sure_path, sure, qml=styles.ramp_qml(styles.sequential()))
+    city_path, sure_path = Path("city", f"{name}.tif"), Path("confidence", f"{name}.tif")
+    write_cog(task.folder / city_path, city, qml=styles.palette_qml(answers))
+    write_cog(task.folder / sure_path, sure, qml=styles.ramp_qml(styles.sequential()))
     city_note, sure_note = _cell_notes(found)
-    shared: dict[str, Any] = {"group": about.group, "approximate": about.approximate}
+    about: dict[str, Any] = {"group": found.truth[0] or str(task.chips["site"].iloc[0]), "approximate": vague}
     return [
-        Layer(kind="city", path=city_path, title=f"{name}: city", cities=found.cities, note=city_note, **shared),
-        Layer(
-            kind="confidence", path=sure_path, title=f"{name}: confidence", limits=(0, 1), note=sure_note, **shared
-        ),
+        Layer(kind="city", path=city_path, title=f"{name}: city", cities=found.cities, note=city_note, **about),
+        Layer(kind="confidence", path=sure_path, title=f"{name}: confidence", limits=(0, 1), note=sure_note, **about),
     ]
 
 

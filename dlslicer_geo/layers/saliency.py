@@ -21,7 +21,7 @@ from rasterio.errors import RasterioIOError
 from dlslicer_geo import files
 from dlslicer_geo.layers import styles
 from dlslicer_geo.layers.rasters import SAMPLE, Raster, Statistics, file_name, measure, percentiles, write_cog
-from dlslicer_geo.layers.stream import Ask, Cut, Question, Rows, identity_of, lay
+from dlslicer_geo.layers.stream import Ask, Cut, Question, Rows, identity_of, lay, unanswered
 from dlslicer_geo.types import APPROXIMATE_NOTE, Layer, Progress, Saliency, quiet
 
 log = logging.getLogger(__name__)
@@ -68,15 +68,22 @@ def stream_saliency(
     Raises:
         LayerError: if the chips differ in size or stride, there is none, or an answer is about something else.
     """
-    windows = chips[["row", "col", "height", "width"]].to_numpy(np.int64)
-    ids, stride = chips["chip_id"].to_numpy(np.int64), chips["stride"].to_numpy(np.int64)
-    cut = Cut.of(question.scene, ids, windows, stride)
-    place = _place(Path(out), question)
-    if place.with_suffix(".qml").exists() and _is_finished(place, identity_of(question, cut)):
-        log.info("%s is there", place)
+    cut, place = _cut(chips, question), _place(Path(out), question)
+    if _is_finished(place, identity_of(question, cut)):
+        log.debug("%s is there", place)
         return saliency_layer(place)
     rows = lay(ask, question, cut, _work(place), progress=progress)
     return _finish(rows, question, cut, place, _said(provenance, sanity))
+
+
+def questions_left(chips: pd.DataFrame, out: str | Path, *, question: Question) -> list[NDArray[np.int64]]:
+    """The groups of chips that :func:`stream_saliency` will ask about, in its order; none for a finished file.
+
+    Whoever explains them meanwhile has the answer ready when it is asked for. The arguments are those of
+    :func:`stream_saliency`, and its errors.
+    """
+    cut, place = _cut(chips, question), _place(Path(out), question)
+    return [] if _is_finished(place, identity_of(question, cut)) else unanswered(question, cut, _work(place))
 
 
 def write_saliency(
@@ -146,6 +153,12 @@ def saliency_layer(path: Path) -> Layer:
     )
 
 
+def _cut(chips: pd.DataFrame, question: Question) -> Cut:
+    windows = chips[["row", "col", "height", "width"]].to_numpy(np.int64)
+    ids, stride = chips["chip_id"].to_numpy(np.int64), chips["stride"].to_numpy(np.int64)
+    return Cut.of(question.scene, ids, windows, stride)
+
+
 def _groups(why: Saliency) -> Iterator[NDArray[np.bool_]]:
     """Which chips are of each scene and city, in the order of both."""
     keys = pd.MultiIndex.from_arrays([why.scene_id, why.city])
@@ -169,7 +182,7 @@ def _place(out: Path, question: Question) -> Path:
 
 
 def _is_finished(place: Path, identity: str) -> bool:
-    if not identity or not place.exists():
+    if not identity or not place.exists() or not place.with_suffix(".qml").exists():
         return False
     try:
         with rasterio.open(place) as source:

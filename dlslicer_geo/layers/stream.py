@@ -199,6 +199,13 @@ def lay(ask: Ask, question: Question, cut: Cut, path: Path, *, progress: Progres
     return rows
 
 
+def unanswered(question: Question, cut: Cut, path: Path) -> list[NDArray[np.int64]]:
+    """The chips that :func:`lay` will ask about, in the order in which it does and together as it does."""
+    rows, parts = _resumed(path, question, cut), cut.parts()
+    left = parts if rows is None else [part for part in parts if _end(rows.lattice, cut, part) > rows.done]
+    return [cut.chip_id[part[0].start : part[-1].stop] for part in left]
+
+
 def identity_of(question: Question, cut: Cut) -> str:
     """SHA-256 over a question and its chips; empty for a question without identity."""
     return files.sha256_json([asdict(question), cut.hash()]) if question.identity else ""

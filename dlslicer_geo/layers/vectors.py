@@ -46,7 +46,7 @@ def prediction_table(chips: gpd.GeoDataFrame, found: Predictions) -> gpd.GeoData
     columns: dict[str, Any] = {"chip_id": chips["chip_id"].to_numpy()}
     columns |= {name: chips[name].to_numpy() for name in CHIP_COLUMNS}
     columns |= {
-        "truth": np.array(found.truth, object),
+        "truth": found.truth,
         "answer": answer,
         "city": city,
         "confidence": best[:, 0],

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dlslicer_geo.errors import ModelError
+from dlslicer_geo.model import running
 from dlslicer_geo.model import weights as weight_files
-from dlslicer_geo.model.hush import lightning_quiet
+from dlslicer_geo.model.dense import DenseClassifier
 from dlslicer_geo.model.unknown import unknown_scores
 from dlslicer_geo.types import DETECTORS
 
@@ -65,6 +66,7 @@ class CityClassifier(ClassificationTask):
     temperature: Tensor
     thresholds: Tensor
     bank: Tensor
+    quick: running.Maps | None = None
 
     def __init__(
         self,
@@ -162,10 +164,29 @@ class CityClassifier(ClassificationTask):
             float (B, 3, input_size, input_size), normalised; antialiased bilinear where the size differs.
         """
         size = (int(self.hparams["input_size"]),) * 2
-        scaled = images.to(self.mean.dtype) / 255
         if images.shape[-2:] != size:
-            scaled = functional.interpolate(scaled, size, mode="bilinear", antialias=True)
+            pixels = images.to(self.mean.dtype)
+            images = functional.interpolate(pixels, size, mode="bilinear", antialias=True)
+        return self.normalise(images)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) 0 to 255 on the scale of the network, float and channels-last."""
+        scaled = images.to(self.mean.dtype) / 255
         return ((scaled - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last stage finds in normalised pixels, and what the one before it does.
+
+        Returns:
+            features as the network leaves them before its head, (B, D, h, w) for a convolutional one; the same of the
+            stage before the last (``layer3`` of a ResNet), which are the last ones again for a network that does not
+            show its stages.
+        """
+        if not hasattr(self.model, "forward_intermediates"):
+            last = self.model.forward_features(pixels)
+            return last, last
+        last, stages = self.model.forward_intermediates(pixels, indices=2)
+        return last, stages[0]
 
     def embed(self, images: Tensor) -> Tensor:
         """Pooled features (B, D) of chips (B, 3, H, W): what the head sees."""
@@ -176,41 +197,69 @@ class CityClassifier(ClassificationTask):
         """What :meth:`embed` finds in chips (B, 3, H, W), and what the stage before the last does.
 
         Returns:
-            pooled features (B, D); mean features (B, D') of that stage (``layer3`` of a ResNet), which are the pooled
-            ones again for a network that does not show its stages.
+            pooled features (B, D); mean features (B, D') of that stage, which are the pooled ones again for a network
+            that does not show its stages.
         """
-        if not hasattr(self.model, "forward_intermediates"):
-            pooled = self.embed(images)
-            return pooled, pooled
-        last, stages = self.model.forward_intermediates(self.prepare(images), indices=2)
-        return self.model.forward_head(last, pre_logits=True), stages[0].mean(dim=(2, 3))
+        last, before = (self.quick or self.maps)(self.prepare(images))
+        pooled = self.model.forward_head(last, pre_logits=True)
+        shown = hasattr(self.model, "forward_intermediates")
+        return pooled, before.mean(dim=(2, 3)) if shown else pooled
 
     def forward(self, chips: Tensor) -> Tensor:
         """Logits (B, cities) of chips (B, 3, H, W) 0 to 255, or of their pooled features (B, D)."""
         return self.head(chips if chips.ndim == 2 else self.embed(chips))  # type: ignore[no-any-return]
 
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Calibrated probabilities float32 (B, cities), embedding float32 (B, D), the detectors' scores float32 (B,).
+    def answer(self, embedding: Tensor, before: Tensor) -> dict[str, Tensor]:
+        """What follows from the features that :meth:`look` finds.
 
-        With them ``chip_id`` and ``label``, int64 (B,).
+        Returns:
+            ``probabilities``, calibrated, (B, cities); ``embedding`` (B, D); the detectors' scores (B,); all float32.
         """
-        embedding, middle = self.look(batch["image"])
         logits = self.head(embedding).float()
         return {
-            "chip_id": batch["chip_id"],
-            "label": batch["label"],
             "probabilities": (logits / self.temperature).softmax(dim=1),
             "embedding": embedding.float(),
-            **unknown_scores(logits, middle, self.bank),
+            **unknown_scores(logits, before, self.bank),
         }
 
-    def infer(self, loader: Any) -> Iterator[dict[str, Tensor]]:
-        """Run :meth:`predict_step` over a loader, wherever Lightning places it; tensors come back on the CPU."""
-        with lightning_quiet():
-            trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
-            batches: list[Any] = trainer.predict(self, loader) or []
-            for batch in batches:
-                yield {name: values.cpu() for name, values in batch.items()}
+    def log(self, name: str, value: Any, **options: Any) -> None:
+        """Note a figure as Lightning does; val_loss is that of all processes, which so agree on the best epoch."""
+        super().log(name, value, **({"sync_dist": name == "val_loss"} | options))
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """What :meth:`answer` gives for the chips of a batch, with their ``chip_id`` and ``label``, int64 (B,)."""
+        return {name: batch[name] for name in ("chip_id", "label")} | self.answer(*self.look(batch["image"]))
+
+    def infer(self, loader: Any, *, trainer: Mapping[str, Any] | None = None) -> Iterator[dict[str, Tensor]]:
+        """Run :meth:`predict_step` over a loader on one device, or where ``trainer`` says; tensors end on the CPU."""
+        return running.infer(self, loader, trainer=trainer)
+
+    def stream(self, data: Any, *, dense: bool = False, **options: Any) -> None:
+        """Run :func:`~dlslicer_geo.model.running.stream` with this model, or with its dense form."""
+        running.stream(DenseClassifier(self) if dense else self, data, **options)
+
+    @property
+    def computes_bf16(self) -> bool:
+        """Whether the device that the model is on has bfloat16 in hardware."""
+        return running.computes_bf16(self.device)
+
+    @contextmanager
+    def looking(self, *, bf16: bool = False, compiled: int = 0) -> Iterator[None]:
+        """Look faster while the block lasts, on the device that the model is on.
+
+        Args:
+            bf16: let the network compute in bfloat16; the head and all that follows stay float32.
+            compiled: chips per batch to compile the network for; 0 leaves it as it is.
+
+        Raises:
+            ModelError: if the network cannot be compiled.
+        """
+        before = self.quick
+        self.quick = running.quick(self, bf16=bf16, compiled=compiled) if bf16 or compiled else None
+        try:
+            yield
+        finally:
+            self.quick = before
 
     def configure_optimizers(self) -> Any:
         """Optimizer and learning-rate schedule of the trainable parameters."""

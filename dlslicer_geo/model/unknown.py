@@ -15,6 +15,7 @@ from torch.nn import functional
 from dlslicer_geo.errors import ModelError
 from dlslicer_geo.files import atomic
 from dlslicer_geo.model import weights as weight_files
+from dlslicer_geo.model.running import placed
 from dlslicer_geo.types import DETECTORS, Progress, quiet
 
 NEIGHBOUR = 5
@@ -60,20 +61,21 @@ def unit(features: Tensor) -> Tensor:
     return functional.normalize(features.float(), dim=1)
 
 
-def remember(model: Any, data: Any, *, seed: int = 0, progress: Progress = quiet) -> None:
+def remember(model: Any, data: Any, *, seed: int = 0, accelerator: str = "auto", progress: Progress = quiet) -> None:
     """Fill the model's bank with features of training chips, the same number at most of every city.
 
     Args:
         model: a trained ``CityClassifier``.
         data: the ``ChipDataModule`` it was trained on.
         seed: seeds the draw.
+        accelerator: Lightning's name for the kind of device that looks at them.
         progress: shows how far it is.
     """
     drawn = _draw(data, seed)
     batches = data.loader(drawn)
     label = f"remembering {len(drawn)} chips"
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), placed(model, accelerator):
         found = [
             unit(model.look(batch["image"].to(model.device))[1]).cpu()
             for batch in progress(batches, total=len(batches), label=label)

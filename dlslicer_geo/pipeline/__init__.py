@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from dlslicer_geo.config import Config, DataConfig, ExplainConfig, MapConfig, PredictConfig, is_address
 from dlslicer_geo.errors import ConfigError, ModelError
 from dlslicer_geo.pipeline.calibration import calibrate
+from dlslicer_geo.pipeline.mirror import mirrored
 from dlslicer_geo.pipeline.paths import check_paths
 from dlslicer_geo.pipeline.runs import Run, execute
 from dlslicer_geo.pipeline.stations import APPLIED, STATIONS
 from dlslicer_geo.scenes.sources import redact
-from dlslicer_geo.types import ChipGrid, Progress, Reading, quiet
+from dlslicer_geo.types import ChipGrid, Compute, Progress, Reading, quiet
 
 if TYPE_CHECKING:
     from dlslicer_geo.model import CityClassifier
@@ -38,7 +39,7 @@ def run(
 
     Args:
         config: the experiment.
-        out: run folder.
+        out: run folder, or its address on object storage (``s3://bucket/run``).
         stations: names of what to do.
         force: do it even where nothing has changed.
         progress: shows how far long work is.
@@ -47,8 +48,9 @@ def run(
         DlslicerError: whatever a station raises.
     """
     check_paths(config)
-    made = Run(config=config, folder=Path(out), progress=progress)
-    return execute(made, [s for s in STATIONS if s.name in stations], force=force)
+    with mirrored(out, config.compute) as folder:
+        made = Run(config=config, folder=folder, progress=progress)
+        return execute(made, [s for s in STATIONS if s.name in stations], force=force)
 
 
 def apply(
@@ -58,6 +60,7 @@ def apply(
     *,
     reading: Reading | None = None,
     explain: ExplainConfig | None = None,
+    compute: Compute | None = None,
     force: bool = False,
     progress: Progress = quiet,
 ) -> Run:
@@ -67,11 +70,12 @@ def apply(
     read with the bands and the scaling it was trained with, unless ``reading`` says otherwise.
 
     Args:
-        model: a checkpoint, or a run folder that holds ``model.ckpt``.
+        model: a checkpoint, or a run folder that holds ``model.ckpt``; here or on object storage.
         images: images, folders, list files, addresses: whatever :func:`dlslicer_geo.scan` takes.
-        out: folder for everything that is made.
+        out: folder for everything that is made, or its address.
         reading: how the images become scenes.
         explain: what is explained, and how; None explains every chip for the city that its scene is called.
+        compute: where the work is done.
         force: do it even where nothing has changed.
         progress: shows how far long work is.
 
@@ -83,22 +87,24 @@ def apply(
     lacking = [path for path in given if not is_address(path) and not Path(path).exists()]
     if lacking or not given:
         raise ConfigError(f"{', '.join(lacking) or 'no image'} does not exist: give images or folders of images")
-    if (Path(out) / "split_certificate.json").exists():
-        raise ConfigError(f"{out} is the run folder of an experiment, whose tables would be lost: give --out another")
-    checkpoint = Path(model) / "model.ckpt" if Path(model).is_dir() else Path(model)
-    chip = _chip_of(checkpoint)
-    size, first = int(chip["size"]), PurePosixPath(redact(given[0]))
-    root = given[0] if is_address(given[0]) else str(Path(given[0]).parent.absolute())
-    config = Config(
-        data=_reading(reading or Reading(), chip, root),
-        chips=ChipGrid(size=size, stride=max(1, size // 2), metres=chip["metres"]),
-        predict=PredictConfig(split="all"),
+    where = compute or Compute()
+    checkpoint = _checkpoint(model, where)
+    said = Config(
         explain=explain or ExplainConfig(chips="predicted"),
-        map=MapConfig(title=f"What {Path(model).name} sees in {first.stem}"),
+        predict=PredictConfig(split="all"),
+        compute=where,
+        map=MapConfig(title=f"What {Path(redact(str(model))).name} sees in {PurePosixPath(redact(given[0])).stem}"),
+        **_as_trained(checkpoint, reading or Reading(), given[0]),
     )
-    check_paths(config)
-    made = Run(config=config, folder=Path(out), model_path=checkpoint, images=given, progress=progress)
-    return execute(made, APPLIED, force=force)
+    check_paths(said)
+    with mirrored(out, where) as folder:
+        if (folder / "split_certificate.json").exists():
+            shown = redact(str(out))
+            raise ConfigError(
+                f"{shown} is an experiment's run folder, whose tables would be lost: give --out another"
+            )
+        made = Run(config=said, folder=folder, model_path=checkpoint, images=given, progress=progress)
+        return execute(made, APPLIED, force=force)
 
 
 def fit(model: CityClassifier, data: Any, **options: Any) -> CityClassifier:
@@ -142,6 +148,28 @@ def import_checkpoint(checkpoint: str | Path, out: str | Path, *, cities: str | 
 
     codes = city_order(cities, "dl-slicer") or []
     return convert(checkpoint, out, cities=codes, chip=DL_SLICER_CHIP)
+
+
+def _checkpoint(model: str | Path, compute: Compute) -> Path:
+    """The file of a model; of one on object storage a copy."""
+    path = Path(model)
+    if is_address(str(model)):
+        place, name = str(model).rstrip("/"), "model.ckpt"
+        if place.endswith(".ckpt"):
+            place, _, name = place.rpartition("/")
+        with mirrored(place, compute, only=(name, "saliency_check.json")) as folder:
+            path = folder / name
+        if not path.exists():
+            raise ModelError(f"{redact(place)} holds no {name}: give the address of a run that has trained a model")
+    return path / "model.ckpt" if path.is_dir() else path
+
+
+def _as_trained(checkpoint: Path, reading: Reading, first: str) -> dict[str, Any]:
+    """How images are read and chips are cut for a model."""
+    chip = _chip_of(checkpoint)
+    size, root = int(chip["size"]), first if is_address(first) else str(Path(first).parent.absolute())
+    grid = ChipGrid(size=size, stride=max(1, size // 2), metres=chip["metres"])
+    return {"data": _reading(reading, chip, root), "chips": grid}
 
 
 def _chip_of(checkpoint: Path) -> dict[str, Any]:

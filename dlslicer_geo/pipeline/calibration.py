@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ def calibrate(
     *,
     detector: str = "knn",
     seed: int = 0,
+    trainer: Mapping[str, Any] | None = None,
     progress: Progress = quiet,
 ) -> dict[str, Any]:
     """Fit the temperature and the thresholds on val chips, and write them into the checkpoint.
@@ -43,6 +45,7 @@ def calibrate(
         detector: the one that decides: ``knn`` is best at places and sensors unlike any it was trained on,
             ``softmax`` and ``energy`` at cities photographed like those.
         seed: seeds the draws.
+        trainer: keyword arguments of Lightning's ``Trainer`` that say where the network runs.
         progress: shows how far it is.
 
     Returns:
@@ -52,9 +55,10 @@ def calibrate(
     from dlslicer_geo import scores
 
     model.forget()
-    room.remember(model, data, seed=seed, progress=progress)
+    with room.placed(model, str((trainer or {}).get("accelerator", "auto"))):
+        room.remember(model, data, seed=seed, progress=progress)
     drawn = _draw(data.chip_ids("val"), seed)
-    batches = list(model.infer(data.loader(drawn)))
+    batches = list(model.infer(data.loader(drawn), trainer=trainer))
     found = {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in batches[0]}
     known = found["label"] >= 0
     logits = np.log(found["probabilities"].astype(np.float64).clip(1e-45))

@@ -99,14 +99,13 @@ def target_of(
     run: Run, classifier: Any, data: Any, found: Predictions, chosen: NDArray[np.int64]
 ) -> str | dict[str, str]:
     """What is explained: as configured, and for ``predicted`` the most probable city of every scene."""
-    import numpy as np
     import pandas as pd
 
     from dlslicer_geo.relevance import predicted_cities
 
     if run.config.explain.target != "predicted":
         return run.config.explain.target
-    mean = pd.DataFrame(found.probabilities).groupby(np.array(found.scene_id)).mean()
+    mean = pd.DataFrame(found.probabilities).groupby(found.scene_id).mean()
     best = mean.to_numpy().argmax(axis=1)
     cities = {str(scene): found.cities[i] for scene, i in zip(mean.index, best, strict=True)}
     scene_of = data.chips.set_index("chip_id")["scene_id"].loc[chosen]

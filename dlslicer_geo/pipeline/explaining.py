@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlslicer_geo.files import read_json, sha256_file, sha256_json, write_json, write_table, write_text
+from dlslicer_geo.pipeline import ranks
 from dlslicer_geo.pipeline.chosen import on_the_ground, read_zones, target_of
+from dlslicer_geo.pipeline.laying import TOGETHER, lay, noted, sanity, together
 from dlslicer_geo.pipeline.pieces import captions, city_names, data_module, image_layers, images
-from dlslicer_geo.pipeline.runs import Done, Run
+from dlslicer_geo.pipeline.runs import Run
+from dlslicer_geo.pipeline.steps import Done
 from dlslicer_geo.types import Layer, Scene
 
 if TYPE_CHECKING:
@@ -21,12 +25,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from dlslicer_geo.relevance import Explainer
-    from dlslicer_geo.types import Predictions, Saliency
+    from dlslicer_geo.types import Predictions
 
 logger = logging.getLogger(__name__)
-
-TOGETHER = 64
-"""Chips of small scenes that are explained together; a killed run loses so many at most."""
 
 PICTURE = 256
 """Edge in pixels at which the chips of galleries are held."""
@@ -49,9 +50,10 @@ def check(run: Run) -> Done:
     found = read_predictions(run.folder / "predictions")
     ids = np.sort(np.random.default_rng(run.config.seed).permutation(found.chip_id)[: how.chips])
     twin = room.load(how.twin) if how.twin else None
-    said = compare(
-        classifier, data, chips=ids, layers=how.layers, seed=run.config.seed, twin=twin, progress=run.progress
-    )
+    with room.placed(classifier, run.config.compute.accelerator):
+        said = compare(
+            classifier, data, chips=ids, layers=how.layers, seed=run.config.seed, twin=twin, progress=run.progress
+        )
     said["predictions_sha256"] = sha256_file(run.folder / "predictions" / "manifest.json")
     return Done(files=[write_json(run.folder / "saliency_check.json", said | {"provenance": run.provenance})])
 
@@ -68,14 +70,58 @@ def checked(run: Run) -> dict[str, Any] | None:
     return said
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Subject:
+    """What is explained.
+
+    Args:
+        asking: the model with its question.
+        scenes: scene table.
+        chips: chip table.
+        found: predictions.
+        drawn: chips of the gallery.
+        chosen: chips that are laid on the ground.
+        polygons: areas over which relevance is summed up.
+    """
+
+    asking: Explainer
+    scenes: GeoDataFrame
+    chips: GeoDataFrame
+    found: Predictions
+    drawn: NDArray[np.int64]
+    chosen: NDArray[np.int64]
+    polygons: GeoDataFrame | None
+
+
 def explain(run: Run) -> Done:
-    """Model and chips → saliency COGs, galleries, portraits, and summaries per chip, city and polygon."""
+    """Model and chips → saliency COGs, galleries, portraits, and summaries per chip, city and polygon.
+
+    Every process explains its share of the scenes; the first one then gathers, and does what one that was lost has
+    left.
+    """
     from dlslicer_geo import model as room
+
+    classifier = room.load(run.checkpoint)
+    with room.placed(classifier, run.config.compute.accelerator):
+        subject = _subject(run, classifier)
+        work = ranks.first(lambda: _begin(run, subject.asking))
+        groups = together(subject.chips, subject.chosen)
+        rank, world = ranks.rank_and_world()
+        laid = dict(lay(run, subject.asking, groups[rank::world], work))
+        ranks.wait()
+        if rank:
+            return Done(files=[])
+        if world > 1:  # what the others wrote is there
+            laid = dict(lay(run, subject.asking, groups, work))
+        return _gathered(run, subject, laid, work)
+
+
+def _subject(run: Run, classifier: Any) -> Subject:
+    """Find out what is asked; whatever is wrong with it is said before anything is lost."""
     from dlslicer_geo import relevance
     from dlslicer_geo.predict import read_predictions
 
-    classifier, how = room.load(run.checkpoint), run.config.explain
-    scenes, chips = run.scenes(), run.chips()
+    how, scenes, chips = run.config.explain, run.scenes(), run.chips()
     data = data_module(run, scenes, chips, cities=classifier.cities)
     found = read_predictions(run.folder / "predictions")
     drawn = found.draw(how.per_city, seed=run.config.seed)
@@ -83,18 +129,24 @@ def explain(run: Run) -> Done:
     polygons = read_zones(run, chips, chosen)
     asking = relevance.Explainer(
         classifier, data, layers=how.layers, method=how.method, precision=how.precision,
-        target=target_of(run, classifier, data, found, chosen), rather_than=how.rather_than or "",
+        target=ranks.first(lambda: target_of(run, classifier, data, found, chosen)),
+        rather_than=how.rather_than or "",
     )  # fmt: skip
-    asking.check(chosen)  # whatever is wrong is said before anything is lost
-    work = _begin(run, asking)
-    laid = dict(_lay(run, asking, chips.set_index("chip_id", drop=False).loc[chosen], work))
-    layers = list(laid.values())
-    table, files = _summaries(run, asking, chosen, work)
-    files += _zones(run, layers, polygons)
-    files += _masked(run, laid, scenes)
+    asking.check(chosen)
+    return Subject(
+        asking=asking, scenes=scenes, chips=chips, found=found, drawn=drawn, chosen=chosen, polygons=polygons
+    )
+
+
+def _gathered(run: Run, subject: Subject, laid: Mapping[str, Layer], work: Path) -> Done:
+    """Everything that is made of the saliency of all scenes."""
+    asking, layers = subject.asking, list(laid.values())
+    table, files = _summaries(run, asking, subject.chosen, work)
+    files += _zones(run, layers, subject.polygons)
+    files += _masked(run, laid, subject.scenes)
     _sweep(run, [layer.path for layer in layers])
-    files += _pictures(run, asking, table, found, drawn)
-    imagery = image_layers(scenes, chips, chosen) if run.config.map.imagery else []
+    files += _pictures(run, asking, table, subject.found, subject.drawn)
+    imagery = image_layers(subject.scenes, subject.chips, subject.chosen) if run.config.map.imagery else []
     rasters = [path for layer in layers for path in (layer.path, layer.path.with_suffix(".qml"))]
     return Done(files=[*files, *rasters], layers=[*imagery, *layers])
 
@@ -106,7 +158,7 @@ def _begin(run: Run, asking: Explainer) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(run.folder / "gis" / "saliency", ignore_errors=True)
     question = {"notes": asking.notes, "target": asking.target, "rather_than": asking.rather_than}
-    question["sanity"] = _sanity(run, asking)  # a file that knows nothing of the check is made again
+    question["sanity"] = sanity(run, asking)  # a file that knows nothing of the check is made again
     identity = sha256_json(
         [question, asking.method, asking.layers, run.answers_from("explain", "data", "model", "relevance", "layers")]
     )
@@ -114,75 +166,6 @@ def _begin(run: Run, asking: Explainer) -> Path:
         if other.name != identity:
             shutil.rmtree(other)
     return folder / identity
-
-
-def _lay(run: Run, asking: Explainer, rows: GeoDataFrame, work: Path) -> Iterator[tuple[str, Layer]]:
-    """Scene ids with the layers of their saliency files."""
-    from dlslicer_geo import layers as gis
-
-    options: dict[str, Any] = {"provenance": run.provenance, "sanity": _sanity(run, asking)}
-    groups = list(_together(rows))
-    for scenes in run.progress(groups, total=len(groups), label="explain scenes"):
-        ask = _ask(asking, scenes, work)
-        for scene, chips in scenes.items():
-            question = gis.Question(
-                scene=scene, city=asking.city_of(scene, chips["city"].iloc[0]), method=asking.method,
-                layers=asking.layers, rather_than=asking.rather_than, identity=work.name,
-            )  # fmt: skip
-            yield scene, gis.stream_saliency(ask, chips, run.folder / "gis", question=question, **options)
-
-
-def _together(rows: GeoDataFrame) -> Iterator[dict[str, DataFrame]]:
-    """Small scenes that are explained in one go, large ones by themselves; the same ones each time."""
-    group: dict[str, DataFrame] = {}
-    for scene, chips in rows.groupby("scene_id", sort=True):
-        if group and sum(map(len, group.values())) + len(chips) > TOGETHER:
-            yield group
-            group = {}
-        group[str(scene)] = chips
-    if group:
-        yield group
-
-
-def _ask(asking: Explainer, scenes: dict[str, DataFrame], parts: Path) -> Callable[[NDArray[np.int64]], Saliency]:
-    """What explains the chips of these scenes: all at once when the first is asked about, if there are several."""
-    import numpy as np
-
-    if len(scenes) == 1:
-        return lambda ids: _noted(asking(ids), parts)
-    answers: list[Saliency] = []
-
-    def ask(ids: NDArray[np.int64]) -> Saliency:
-        if not answers:
-            every = np.concatenate([chips["chip_id"].to_numpy(np.int64) for chips in scenes.values()])
-            answers.append(_noted(asking(every), parts))
-        return answers[0].select(np.isin(answers[0].chip_id, ids))
-
-    return ask
-
-
-def _noted(why: Saliency, parts: Path) -> Saliency:
-    """An answer, its summary on disk before its rows are: a killed run asks for it no more."""
-    from dlslicer_geo.relevance.summaries import summarize
-
-    write_table(summarize(why), parts / f"part-{why.chip_id.min():09d}-{why.chip_id.max():09d}.parquet")
-    return why
-
-
-def _sanity(run: Run, asking: Explainer) -> dict[str, str]:
-    """What a check of this model, here or where it was trained, found of this method: for the tags of its files."""
-    places = [folder / "saliency_check.json" for folder in (run.folder, run.checkpoint.parent)]
-    said: dict[str, Any] = next((read_json(place) for place in places if place.exists()), {})
-    if said.get("weights_sha256") != asking.notes["weights_sha256"]:
-        return {}
-    figures = ("conservation", "head_shuffled", "head_shuffled_absolute", "class_contrast", "twin")
-    return {
-        f"{name}_{row['layer']}": f"{row[name]:.3g}"
-        for row in said["rows"]
-        if row["method"] == asking.method and row["layer"] in asking.layers
-        for name in figures
-        if row.get(name) is not None
-    }
 
 
 def _summaries(run: Run, asking: Explainer, chosen: NDArray[np.int64], work: Path) -> tuple[DataFrame, list[Path]]:
@@ -198,8 +181,8 @@ def _summaries(run: Run, asking: Explainer, chosen: NDArray[np.int64], work: Pat
         return table[table["chip_id"].isin(chosen)].drop_duplicates("chip_id", keep="last")
 
     lost = np.setdiff1d(chosen, read()["chip_id"])  # somebody removed parts of what was done
-    for first in range(0, len(lost), TOGETHER):
-        _noted(asking(lost[first : first + TOGETHER]), work)
+    for why in asking.stream(np.split(lost, range(TOGETHER, len(lost), TOGETHER)) if len(lost) else []):
+        noted(why, work)
     table = read().sort_values("chip_id", ignore_index=True)
     cities = summarize_cities(table)
     return table, [

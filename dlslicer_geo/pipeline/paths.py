@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from dlslicer_geo.config import BESIDE, Config, is_address
+from dlslicer_geo.config.devices import check_compute
 from dlslicer_geo.errors import ConfigError
+from dlslicer_geo.pipeline.mirror import root_of
 
 
 def check_paths(config: Config) -> None:
-    """Find out that an input is missing before any work is done.
+    """Find out before any work is done that an input is missing, or where work is to be done.
 
     Raises:
-        ConfigError: naming the key and the path.
+        ConfigError: naming the key and the path or the value.
     """
+    check_compute(config.compute)
     data = config.data
     beside = [(f"{section}.{key}", getattr(getattr(config, section), key)) for section, key in BESIDE]
     own = (("data.root", data.root), ("data.cities", data.cities), ("data.sidecar", data.sidecar))
@@ -50,5 +53,12 @@ def clean(value: Any, name: str = "") -> Any:
 
 
 def relative_to(folder: Path, path: str) -> str:
-    """A path as seen from a run folder, so that both can be moved together; addresses stay as they are."""
-    return path if is_address(path) else os.path.relpath(path, folder.resolve())
+    """A path as seen from a run folder, so that both can be moved together; addresses stay as they are.
+
+    A run on object storage lies in another folder on each machine: what is not in it keeps its full path.
+    """
+    if is_address(path):
+        return path
+    place, own = folder.resolve(), Path(path).absolute()
+    root = root_of(place)
+    return str(own) if root and not own.is_relative_to(root) else os.path.relpath(path, place)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlslicer_geo.config import is_address
 from dlslicer_geo.errors import ConfigError, SplitError
 from dlslicer_geo.files import read_json
+from dlslicer_geo.pipeline.executors import pool
 from dlslicer_geo.pipeline.runs import Run
-from dlslicer_geo.types import APPROXIMATE, Layer, channels_of
+from dlslicer_geo.types import APPROXIMATE, Compute, Layer, channels_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
     from dlslicer_geo.types import Predictions
 
 logger = logging.getLogger(__name__)
+
+STORE = "store"
+"""Folder in the run folder with chips as they are read."""
+
+MANY = 20_000
+"""Chips from which on it pays to start processes that write them."""
 
 
 def outside(roots: Iterable[str], paths: Iterable[str]) -> list[Path]:
@@ -81,16 +90,44 @@ def data_module(run: Run, scenes: GeoDataFrame, chips: GeoDataFrame, *, cities: 
     from dlslicer_geo.data import ChipDataModule
     from dlslicer_geo.scenes import city_order
 
-    how = run.config.fit
+    how, store = run.config.fit, run.folder / STORE
     if cities is None:
         learnt = set(chips.loc[chips["split"] == "train", "city"].dropna())  # another city has no output to train
         known = city_order(run.config.data.cities, run.config.data.source) or sorted(learnt)
         cities = [code for code in known if code in learnt]
         chips = _learnable(chips, learnt)
     return ChipDataModule(
-        scenes, chips, cities=cities, batch_size=how.batch_size, workers=run.config.compute.readers or 0,
-        balanced=how.balanced, seed=run.config.seed,
+        scenes, chips, cities=cities, batch_size=how.batch_size, workers=_readers(run.config.compute),
+        balanced=how.balanced, seed=run.config.seed, local=how.local,
+        store=store if how.store != "never" and any(store.glob("*.safetensors")) else None,
     )  # fmt: skip
+
+
+def keep_chips(run: Run, scenes: GeoDataFrame, chips: GeoDataFrame) -> None:
+    """Write the store of the chips that training reads, as ``fit.store`` says; :func:`data_module` finds it."""
+    from dlslicer_geo.data import write_store
+
+    how, read = run.config.fit, chips[chips["split"].isin(("train", "val"))]
+    again = how.max_epochs > 1 and not run.config.model.freeze_backbone
+    if how.store == "never" or (how.store == "auto" and not again):
+        return
+    with ExitStack() as stack:
+        many = len(read) > MANY
+        executor = stack.enter_context(pool(run.config.compute)) if many else None
+        write_store(
+            scenes, read, run.folder / STORE, always=how.store == "always", executor=executor, progress=run.progress
+        )
+
+
+def _readers(compute: Compute) -> int:
+    """Processes that read chips beside this one: none for a CPU, which they would take from the network."""
+    import torch
+
+    if compute.readers is not None:
+        return compute.readers
+    if compute.accelerator == "cpu" or not torch.accelerator.is_available():
+        return 0
+    return min(8, max(1, (os.cpu_count() or 1) // torch.accelerator.device_count()))
 
 
 def _learnable(chips: GeoDataFrame, learnt: set[str]) -> GeoDataFrame:
@@ -103,14 +140,13 @@ def _learnable(chips: GeoDataFrame, learnt: set[str]) -> GeoDataFrame:
 
 def images(data: Any, chip_ids: NDArray[np.int64], *, edge: int) -> dict[int, Any]:
     """Pixels uint8 (rows, cols, 3) of chips by their number, shrunk to ``edge`` where they are larger."""
-    from torch.nn.functional import interpolate
+    from dlslicer_geo.data import resize
 
     found = {}
     for number in chip_ids.tolist():
         image = data.dataset[int(number)]["image"]
         if max(image.shape[1:]) > edge:
-            small = interpolate(image[None].float(), (edge, edge), mode="bilinear", antialias=True)
-            image = small[0].round().clamp(0, 255).byte()
+            image = resize(image[None], edge)[0]
         found[int(number)] = image.permute(1, 2, 0).numpy()
     return found
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,16 +21,16 @@ from dlslicer_geo import __version__
 from dlslicer_geo.config import BESIDE, Config, is_address, to_dict
 from dlslicer_geo.errors import ConfigError, DlslicerError, TableError
 from dlslicer_geo.files import read_json, read_table, sha256_file, sha256_json, write_json, write_text
+from dlslicer_geo.pipeline import ranks
 from dlslicer_geo.pipeline.paths import clean, relative_to
-from dlslicer_geo.types import Channels, Layer, Progress, quiet
+from dlslicer_geo.pipeline.steps import Done, Station, code_hash, layer_of, plain_layer, stamp
+from dlslicer_geo.types import Layer, Progress, quiet
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 logger = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).parents[1]
-HALL = ("errors", "types", "files", "pixels")
 VERSIONS = (
     "torch",
     "torchvision",
@@ -43,45 +42,6 @@ VERSIONS = (
     "scikit-learn",
     "folium",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """What a station leaves behind.
-
-    Args:
-        files: what it wrote.
-        large: what it wrote that is too large to be hashed each time; its size is compared.
-        read: local files it read that may lie outside of what is listed; their size and time are compared.
-        layers: those of them that belong on a map.
-        notes: what a reader of ``run.json`` must know.
-    """
-
-    files: Sequence[Path]
-    layers: Sequence[Layer] = ()
-    large: Sequence[Path] = ()
-    read: Sequence[Path] = ()
-    notes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Station:
-    """One step of a run.
-
-    Args:
-        name: the verb.
-        work: does it.
-        needs: files of the run folder it reads; ``layers`` stands for all that other stations put on the map; what
-            ends with ``?`` may be absent.
-        sections: sections of the configuration it obeys.
-        rooms: modules whose code it runs, beside the hall.
-    """
-
-    name: str
-    work: Callable[[Run], Done]
-    needs: tuple[str, ...]
-    sections: tuple[str, ...]
-    rooms: tuple[str, ...]
 
 
 @dataclass(kw_only=True)
@@ -152,9 +112,7 @@ class Run:
         found = {} if station.needs else {"images": sha256_json(self._listing())}
         for need in station.needs:
             if need == "layers":
-                found[need] = sha256_json(
-                    [(_plain_layer(self.folder, x), sha256_file(x.path)) for x in self.layers()]
-                )
+                found[need] = sha256_json([(plain_layer(self.folder, x), sha256_file(x.path)) for x in self.layers()])
                 continue
             name = self.chips_file if need == "chips.parquet" else need.removesuffix("?")
             path = self.checkpoint if name == "model.ckpt" else self.folder / name
@@ -166,13 +124,17 @@ class Run:
             found[name] = sha256_file(path)
         return found | self._beside(station)
 
+    def bytes_to_scan(self) -> int:
+        """Bytes of all local files there are to scan."""
+        return sum(size for _, size, _ in self._listing())
+
     def answers_from(self, name: str, *rooms: str) -> str:
         """A hash of the files that a station reads and of the code of rooms, whatever the configuration says."""
         read = {
             key: value for key, value in self.record(name)["inputs"].items() if "." in key and "explain." not in key
         }
         read.pop("saliency_check.json", None)
-        return sha256_json([read, _code_hash(rooms)])
+        return sha256_json([read, code_hash(rooms)])
 
     def scenes(self) -> GeoDataFrame:
         """The scene table, its paths usable from here."""
@@ -198,7 +160,7 @@ class Run:
         """Every layer the stations have written so far."""
         stations = self._state().get("stations", {})
         stored = [layer for record in stations.values() for layer in record.get("layers", [])]
-        return [_layer(self.folder, values) for values in stored]
+        return [layer_of(self.folder, values) for values in stored]
 
     def note(self, name: str, record: dict[str, Any]) -> None:
         """Write a station's record to ``run.json``."""
@@ -245,6 +207,9 @@ class Run:
 def execute(run: Run, stations: Sequence[Station], *, force: bool = False) -> Run:
     """Do stations in order; ``run`` then names those that had work to do.
 
+    Where a launcher has started several processes (:mod:`dlslicer_geo.pipeline.ranks`) all of them come here. The
+    first one decides what is up to date, does the stations that cannot be shared and writes ``run.json``.
+
     Args:
         run: the run.
         stations: what to do, in order.
@@ -257,62 +222,67 @@ def execute(run: Run, stations: Sequence[Station], *, force: bool = False) -> Ru
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {run.folder} cannot be made ({error.strerror}): give another folder") from None
+    ranks.started(run.config.compute)
+    if ranks.rank_and_world()[0]:  # one voice is enough
+        run.progress = quiet
+        logging.getLogger("dlslicer_geo").setLevel(logging.WARNING)
     run.obeyed = [station.name for station in stations]
     run.worked = [station.name for station in stations if _do(run, station, force)]
     return run
 
 
 def _do(run: Run, station: Station, force: bool) -> bool:
+    begun = ranks.first(partial(_begin, run, station, force))
+    if begun is None:
+        return False
+    run.station, run.force, run.resuming = station, force, begun.pop("resuming")
+    begin = time.monotonic()
+    try:
+        done = station.work(run) if station.everywhere else ranks.first(partial(station.work, run))
+    except DlslicerError as error:
+        if not ranks.rank_and_world()[0]:
+            run.note(station.name, {"status": "failed", **begun, "error": str(error)})
+        raise
+    ranks.first(partial(_end, run, station, begun | {"seconds": round(time.monotonic() - begin, 2)}, done))
+    return True
+
+
+def _begin(run: Run, station: Station, force: bool) -> dict[str, Any] | None:
+    """Write down that a station has started, unless it is up to date."""
     inputs = run.inputs(station)
     sections = {name: run.plain_config[name] for name in station.sections}
-    key = sha256_json({"sections": sections, "inputs": inputs, "code": _code_hash(station.rooms)})
+    key = sha256_json({"sections": sections, "inputs": inputs, "code": code_hash(station.rooms)})
     before = run.record(station.name)
     if not force and before.get("key") == key and before["status"] == "done" and _intact(run, before):
         logger.info("%s: up to date, nothing to do", station.name)
-        return False
-    run.station, run.force, run.resuming = station, force, not force and before.get("key") == key
+        return None
     write_text(run.folder / "config.yaml", yaml.safe_dump(run.plain_config, sort_keys=False, allow_unicode=True))
     run.note(station.name, {"status": "started", "key": key, "inputs": inputs})
-    begin = time.monotonic()
-    try:
-        done = station.work(run)
-    except DlslicerError as error:
-        run.note(station.name, {"status": "failed", "key": key, "inputs": inputs, "error": str(error)})
-        raise
-    seconds = round(time.monotonic() - begin, 2)
+    return {"key": key, "inputs": inputs, "resuming": not force and before.get("key") == key}
+
+
+def _end(run: Run, station: Station, begun: dict[str, Any], done: Done) -> None:
+    """Write down what a station has left behind."""
     outputs = {os.path.relpath(path, run.folder): sha256_file(path) for path in done.files}
     large = {os.path.relpath(path, run.folder.resolve()): path.stat().st_size for path in done.large}
-    layers = [_plain_layer(run.folder, layer) for layer in done.layers]
-    record = {"status": "done", "seconds": seconds, "key": key, "inputs": inputs, "outputs": outputs}
+    layers = [plain_layer(run.folder, layer) for layer in done.layers]
+    record = {"status": "done", **begun, "outputs": outputs}
     record |= {"large_outputs": large} if large else {}
-    read = {os.path.relpath(path, run.folder.resolve()): _stamp(path) for path in done.read}
+    read = {os.path.relpath(path, run.folder.resolve()): stamp(path) for path in done.read}
     record |= {"read": sha256_json(read), "read_files": sorted(read)} if read else {}
     run.note(station.name, record | {"layers": layers} | done.notes)
-    logger.info("%s: done in %.1f s", station.name, seconds)
-    return True
+    logger.info("%s: done in %.1f s", station.name, begun["seconds"])
 
 
 def _intact(run: Run, before: dict[str, Any]) -> bool:
     whole = ((run.folder / name, sha) for name, sha in before["outputs"].items())
     large = ((run.folder / name, size) for name, size in before.get("large_outputs", {}).items())
-    read = {name: _stamp(run.folder / name) for name in before.get("read_files", [])}
+    read = {name: stamp(run.folder / name) for name in before.get("read_files", [])}
     return (
         all(path.is_file() and sha256_file(path) == sha for path, sha in whole)
         and all(path.is_file() and path.stat().st_size == size for path, size in large)
         and (not read or sha256_json(read) == before["read"])
     )
-
-
-def _stamp(path: Path) -> list[int]:
-    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
-
-
-def _code_hash(rooms: Sequence[str]) -> str:
-    files: list[Path] = []
-    for room in (*HALL, *rooms):
-        one = PACKAGE / f"{room}.py"
-        files += [one] if one.exists() else sorted((PACKAGE / room).rglob("*.py"))
-    return sha256_json([__version__, *(sha256_file(path) for path in files)])
 
 
 def _device() -> str:
@@ -322,16 +292,3 @@ def _device() -> str:
 
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return f"{found or 'cpu'}, {torch.get_num_threads()} threads"
-
-
-def _plain_layer(folder: Path, layer: Layer) -> dict[str, Any]:
-    return dataclasses.asdict(layer) | {"path": os.path.relpath(layer.path.resolve(), folder.resolve())}
-
-
-def _layer(folder: Path, values: dict[str, Any]) -> Layer:
-    limits = values["limits"] and (float(values["limits"][0]), float(values["limits"][1]))
-    shown = values.get("channels")
-    channels = Channels(**{name: part and tuple(part) for name, part in shown.items()}) if shown else None
-    rest = {"path": folder / values["path"], "cities": tuple(values["cities"]), "limits": limits}
-    rest |= {"channels": channels}
-    return Layer(**(values | rest))

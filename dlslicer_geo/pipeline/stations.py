@@ -9,24 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlslicer_geo.files import read_json, sha256_file, write_json, write_table, write_text
+from dlslicer_geo.pipeline import ranks
 from dlslicer_geo.pipeline.calibration import calibrate
+from dlslicer_geo.pipeline.executors import pool, pool_for_many
 from dlslicer_geo.pipeline.explaining import check, checked, explain
 from dlslicer_geo.pipeline.paths import relative_to
 from dlslicer_geo.pipeline.pieces import (
     check_certificate,
     city_names,
     data_module,
+    keep_chips,
     loggers,
     outside,
     reading_of,
     unit_name,
 )
 from dlslicer_geo.pipeline.readers import optional_json, optional_table, other_run, read_given
-from dlslicer_geo.pipeline.runs import Done, Run, Station
+from dlslicer_geo.pipeline.runs import Run
+from dlslicer_geo.pipeline.steps import Done, Station
 from dlslicer_geo.types import APPROXIMATE, Layer
 
 if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
     from pandas import DataFrame
+
+    from dlslicer_geo.types import Predictions
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +44,11 @@ def scan(run: Run) -> Done:
     from dlslicer_geo.scenes.review.report import write_report
 
     data, grid = run.config.data, run.config.chips
-    found = scenes.survey(
-        list(run.images or [data.root]), pattern=data.pattern, cities=data.cities, on_bad=data.on_bad, reading=data,
-        prepared=run.folder / "prepared", grid=grid, progress=run.progress,
-    )  # fmt: skip
+    with pool(run.config.compute, reads=run.bytes_to_scan()) as executor:
+        found = scenes.survey(
+            list(run.images or [data.root]), pattern=data.pattern, cities=data.cities, on_bad=data.on_bad,
+            reading=data, prepared=run.folder / "prepared", grid=grid, progress=run.progress, executor=executor,
+        )  # fmt: skip
     table, rejected = found.table, found.rejected
     report = write_report(
         run.folder / "scenes.html", table, thumbnails=found.thumbnails, duplicates=found.duplicates,
@@ -91,12 +99,10 @@ def split(run: Run) -> Done:
 
 def fit(run: Run) -> Done:
     """Train on chips that are proven disjoint, and calibrate → ``model.ckpt``."""
-    scenes, chips = run.scenes(), run.chips()
-    check_certificate(scenes, chips, run.folder / "split_certificate.json", proven=run.config.split.proven)
     from dlslicer_geo import model as room
 
-    if not run.resuming:
-        shutil.rmtree(run.folder / "fit", ignore_errors=True)
+    scenes, chips, where = run.scenes(), run.chips(), run.config.compute
+    ranks.first(lambda: _prepared(run, scenes, chips))
     data = data_module(run, scenes, chips)
     config, how = dataclasses.asdict(run.config.model), run.config.fit
     name, grid = config.pop("name"), run.config.chips
@@ -104,18 +110,29 @@ def fit(run: Run) -> Done:
     classifier = room.CityClassifier(name, cities=data.cities, chip=chip, **config)
     room.fit(
         classifier, data, max_epochs=how.max_epochs, out=run.folder, views=how.views,
-        early_stopping=how.early_stopping, ema=how.ema, loggers=loggers(how.loggers), seed=run.config.seed,
+        early_stopping=how.early_stopping, ema=how.ema, accumulate=how.accumulate, precision=how.precision,
+        loggers=loggers(how.loggers), seed=run.config.seed, trainer=ranks.trainer_options(where),
         progress=run.progress,
     )  # fmt: skip
-    notes = calibrate(
-        classifier, data, run.checkpoint, detector=how.detector, seed=run.config.seed, progress=run.progress
-    )
+    notes = ranks.first(
+        lambda: calibrate(
+            classifier, data, run.checkpoint, detector=how.detector, seed=run.config.seed,
+            trainer=ranks.alone(where), progress=run.progress,
+        )
+    )  # fmt: skip
     return Done(files=[run.checkpoint], notes={"calibration": notes})
+
+
+def _prepared(run: Run, scenes: GeoDataFrame, chips: GeoDataFrame) -> None:
+    """Everything that has to be there before a training begins, and nothing of another one."""
+    check_certificate(scenes, chips, run.folder / "split_certificate.json", proven=run.config.split.proven)
+    if not run.resuming:
+        shutil.rmtree(run.folder / "fit", ignore_errors=True)
+    keep_chips(run, scenes, chips)
 
 
 def predict(run: Run) -> Done:
     """``model.ckpt`` and chips → prediction parts, GeoPackage, city and confidence COGs."""
-    from dlslicer_geo import layers as gis
     from dlslicer_geo import model as room
     from dlslicer_geo.predict import predict as predict_chips
 
@@ -125,11 +142,23 @@ def predict(run: Run) -> Done:
     what = run.config.predict
     found = predict_chips(
         classifier, data, split=what.split, out=run.folder / "predictions", embedding=what.embedding,
-        chips_per_part=what.chips_per_part, provenance=run.provenance, progress=run.progress,
+        chips_per_part=what.chips_per_part, batch_size=what.batch_size, precision=what.precision,
+        compile=what.compile, dense=what.dense, trainer=ranks.trainer_options(run.config.compute),
+        provenance=run.provenance, progress=run.progress,
     )  # fmt: skip
+    return ranks.first(lambda: _predicted(run, found, chips))
+
+
+def _predicted(run: Run, found: Predictions, chips: GeoDataFrame) -> Done:
+    """What a GIS opens of predictions that are all there."""
+    from dlslicer_geo import layers as gis
+
     for stale in ("city", "confidence"):
         shutil.rmtree(run.folder / "gis" / stale, ignore_errors=True)
-    layers = gis.write_predictions(found, chips, run.folder / "gis", provenance=run.provenance)
+    with pool_for_many(run.config.compute, len(set(found.scene_id))) as executor:
+        layers = gis.write_predictions(
+            found, chips, run.folder / "gis", provenance=run.provenance, executor=executor, progress=run.progress
+        )
     parts = sorted((run.folder / "predictions").glob("part-*.parquet"))
     return Done(
         files=[*parts, run.folder / "predictions" / "manifest.json", *(x.path for x in layers)], layers=layers
@@ -148,14 +177,17 @@ def probe(run: Run) -> Done:
     data = data_module(run, run.scenes(), run.chips(), cities=classifier.cities)
     found = read_predictions(run.folder / "predictions")
     ids = np.sort(np.random.default_rng(run.config.seed).permutation(found.chip_id)[: how.chips])
-    table = probes.probe(classifier, data, ids, changes=how.changes, progress=run.progress)
+    where = run.config.compute.accelerator
+    with room.placed(classifier, where):
+        table = probes.probe(classifier, data, ids, changes=how.changes, progress=run.progress)
     files = [write_table(table, run.folder / "probes.parquet", run.provenance)]
     name, weights = run.config.model.name, run.config.model.weights
     if how.frozen_baseline and weights:
         start = room.CityClassifier(
             name, cities=classifier.cities, weights=weights, input_size=run.config.model.input_size
         )
-        said = probes.frozen_baseline(start, data, found.chip_id, seed=run.config.seed, progress=run.progress)
+        with room.placed(start, where):
+            said = probes.frozen_baseline(start, data, found.chip_id, seed=run.config.seed, progress=run.progress)
         files.append(write_table(said, run.folder / "frozen.parquet", run.provenance))
     else:
         (run.folder / "frozen.parquet").unlink(missing_ok=True)  # of another network, or no longer asked for
@@ -244,6 +276,7 @@ STATIONS = (
         needs=("scenes.parquet", "chips.parquet", "split_certificate.json"),
         sections=("chips", "split", "model", "fit", "seed"),
         rooms=("data", "model", "scores", "splits"),
+        everywhere=True,
     ),
     Station(
         name="predict",
@@ -251,6 +284,7 @@ STATIONS = (
         needs=("scenes.parquet", "chips.parquet", "model.ckpt"),
         sections=("predict",),
         rooms=("data", "model", "predict", "layers"),
+        everywhere=True,
     ),
     Station(
         name="probe",
@@ -295,6 +329,7 @@ STATIONS = (
         ),
         sections=("explain", "map", "seed"),
         rooms=("data", "model", "relevance", "layers"),
+        everywhere=True,
     ),
     Station(
         name="similar",

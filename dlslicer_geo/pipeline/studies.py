@@ -17,6 +17,7 @@ import numpy as np
 from dlslicer_geo.config import Config, is_address
 from dlslicer_geo.errors import SplitError
 from dlslicer_geo.files import read_json, write_json, write_table, write_text
+from dlslicer_geo.pipeline import ranks
 from dlslicer_geo.pipeline.paths import check_paths, relative_to
 from dlslicer_geo.pipeline.runs import Run, execute
 from dlslicer_geo.pipeline.stations import STATIONS
@@ -70,10 +71,9 @@ def ablate(config: Config, out: str | Path, *, gaps: Sequence[float] = GAPS, pro
     sizes = {row["n_train"] for row in rows}
     note = f"Every leg trains on {max(sizes)} chips: {_recipe(config)}; the test chips differ."
     study = {"rows": rows, "note": note, "seed": config.seed, "provenance": base.provenance}
-    write_json(base.folder / "ablation.json", study)
     table = _table(rows)
-    write_text(base.folder / "ablation.csv", table.to_csv(index=False, lineterminator="\n"))
-    report.draw_ablation(study, base.folder / "figures" / "ablation.png")
+    ranks.first(lambda: _written(base, "ablation", study, table))
+    ranks.first(lambda: report.draw_ablation(study, base.folder / "figures" / "ablation.png"))
     return table
 
 
@@ -108,8 +108,7 @@ def leave_city_out(config: Config, out: str | Path, *, progress: Progress = quie
         rows.append(_unknown_row(city, run))
         logger.info("%s left out: AUROC %.3f (knn)", city, rows[-1]["auroc_knn"])
     table = _table(rows)
-    write_json(base.folder / "leave_city_out.json", _summary(table, base))
-    write_text(base.folder / "leave_city_out.csv", table.to_csv(index=False, lineterminator="\n"))
+    ranks.first(lambda: _written(base, "leave_city_out", _summary(table, base), table))
     return table
 
 
@@ -189,14 +188,25 @@ def _leg(base: Run, name: str, leg: tuple[Config, GeoDataFrame, dict[str, Any]],
         config, score=plain, predict=dataclasses.replace(config.predict, split="test", embedding=False)
     )
     run = Run(config=config, folder=base.folder / name, progress=base.progress)
-    scenes = base.scenes()
-    for column in ("path", "source"):
-        scenes[column] = [p if is_address(p) else relative_to(run.folder, p) for p in scenes[column]]
-    write_table(scenes, run.folder / "scenes.parquet", base.provenance)
-    write_table(chips, run.folder / "chips.parquet", base.provenance)
-    write_json(run.folder / "split_certificate.json", certificate)
+    ranks.first(lambda: _tables(base, run.folder, chips, certificate))
     logger.info("%s", run.folder)
     return execute(run, [station for station in STATIONS if station.name in stations])
+
+
+def _tables(base: Run, folder: Path, chips: GeoDataFrame, certificate: dict[str, Any]) -> None:
+    """What the stations of a leg read."""
+    scenes = base.scenes()
+    for column in ("path", "source"):
+        scenes[column] = [p if is_address(p) else relative_to(folder, p) for p in scenes[column]]
+    write_table(scenes, folder / "scenes.parquet", base.provenance)
+    write_table(chips, folder / "chips.parquet", base.provenance)
+    write_json(folder / "split_certificate.json", certificate)
+
+
+def _written(base: Run, name: str, study: dict[str, Any], table: DataFrame) -> None:
+    """A study as the report reads it, and as a table."""
+    write_json(base.folder / f"{name}.json", study)
+    write_text(base.folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
 
 
 def _ablation_row(
@@ -230,7 +240,7 @@ def _unknown_row(city: str, run: Run) -> dict[str, Any]:
     found = read_predictions(run.folder / "predictions")
     home = run.chips().set_index("chip_id")["city"].reindex(found.chip_id)
     strange = (home == city).to_numpy(bool)
-    known = np.array([truth is not None for truth in found.truth])  # neither: a chip of no city, or never learnt
+    known = found.labelled  # neither: a chip of no city, or never learnt
     measured = {
         name: scores.detector_metrics(values[known], values[strange]) for name, values in found.unknown_scores.items()
     }

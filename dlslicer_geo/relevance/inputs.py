@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 CHIPS_AT_ONCE = 16
-"""Images in one sweep: a ResNet-50 keeps 61 MiB of activations for each at 224 px, so batches are cut smaller."""
+"""Images in one sweep on a CPU, whose caches more would leave: they take longer each."""
+
+MOST_AT_ONCE = 256
+"""Images in one sweep on an accelerator at most; more are not faster."""
+
+ACTIVATIONS = 61 * 2**20
+"""Bytes that a ResNet-50 keeps of each image of 224 px until relevance has gone through."""
 
 
 class Classifier(Protocol):
@@ -70,8 +76,8 @@ class Chips(Protocol):
         """The chip table."""
         ...
 
-    def loader(self, chip_ids: NDArray[np.int64]) -> Loader:
-        """The chips in the order of their numbers."""
+    def loader(self, chip_ids: NDArray[np.int64], *, batches: Sequence[NDArray[np.int64]] | None = None) -> Loader:
+        """The chips in this order, and in these batches where they are given."""
         ...
 
 
@@ -92,13 +98,45 @@ def inputs(
     model: Classifier, data: Chips, rows: pd.DataFrame, progress: Progress, label: str
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """Positions in the rows and network input, few chips at a time."""
-    loader = data.loader(rows.index.to_numpy(np.int64))
-    for batch in progress(loader, total=len(loader), label=label):
-        parts = zip(batch["chip_id"].split(CHIPS_AT_ONCE), batch["image"].split(CHIPS_AT_ONCE), strict=True)
-        for ids, images in parts:
-            with torch.no_grad():
-                x = model.prepare(images.to(model.device))
-            yield rows.index.get_indexer(pd.Index(ids.cpu().numpy())), x
+    for _, chips, x in sweeps(model, data, [rows.index.to_numpy(np.int64)], progress, label):
+        yield rows.index.get_indexer(pd.Index(chips)), x
+
+
+def sweeps(
+    model: Classifier, data: Chips, groups: Sequence[NDArray[np.int64]], progress: Progress, label: str
+) -> Iterator[tuple[int, NDArray[np.int64], Tensor]]:
+    """Number of the group, chip ids and network input, few chips at a time and never of two groups.
+
+    All groups are read by one loader, so that its processes read the next ones meanwhile.
+    """
+    size = chips_at_once(model.device)
+    numbered = [(number, ids) for number, group in enumerate(groups) for ids in _cut(group, size)]
+    if not numbered:
+        return
+    loader = data.loader(np.concatenate(groups), batches=[ids for _, ids in numbered])
+    batches = progress(loader, total=len(numbered), label=label)
+    for (number, ids), batch in zip(numbered, batches, strict=True):
+        with torch.no_grad():
+            x = model.prepare(batch["image"].to(model.device, non_blocking=True))
+        yield number, ids, x
+
+
+def chips_at_once(device: torch.device) -> int:
+    """Images in one sweep: a power of two whose activations fill a quarter of the accelerator's memory at most.
+
+    The quarter leaves room for larger images than 224 px and for whoever else uses the device. The memory there is
+    decides, and not what is free of it, because the last bits of relevance depend on the batch.
+    """
+    if device.type == "cpu":
+        return CHIPS_AT_ONCE
+    tells = getattr(torch.get_device_module(device), "mem_get_info", None)
+    memory = tells(device)[1] if tells is not None else 0
+    fits = memory // (4 * ACTIVATIONS)
+    return min(max(1 << fits.bit_length() >> 1, CHIPS_AT_ONCE), MOST_AT_ONCE)
+
+
+def _cut(ids: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return np.split(ids, range(size, len(ids), size))
 
 
 def weights_sha256(net: nn.Module) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from dlslicer_geo.errors import RelevanceError
 from dlslicer_geo.relevance.centres import shifts
-from dlslicer_geo.relevance.inputs import Chips, Classifier, chip_rows, inputs, weights_sha256
+from dlslicer_geo.relevance.inputs import Chips, Classifier, chip_rows, inputs, sweeps, weights_sha256
 from dlslicer_geo.relevance.maps import DEFAULT, asked, at_rest, relevance_maps
 from dlslicer_geo.relevance.starts import STARTS
 from dlslicer_geo.types import APPROXIMATE, Progress, Saliency, Scene, quiet
@@ -126,19 +128,36 @@ class Explainer:
         Raises:
             RelevanceError: if chips are unknown, or their city is not known.
         """
-        rows = chip_rows(self.table, np.asarray(chips, np.int64))
-        classes = self._classes(rows, progress)
+        (why,) = self.stream([chips], progress=progress)
+        return why
+
+    def stream(
+        self, groups: Sequence[NDArray[np.int64]], *, progress: Progress = quiet
+    ) -> Generator[Saliency, None, None]:
+        """Explain groups of chips by their numbers, each once: an answer for each group, read by one loader.
+
+        Raises:
+            RelevanceError: if chips are unknown, or their city is not known.
+        """
+        groups = [np.array(group, np.int64) for group in groups]
+        if not groups:
+            return
+        classes = self._classes(chip_rows(self.table, np.concatenate(groups)), progress)
+        ends = np.cumsum([len(group) for group in groups])
+        swept = sweeps(self.model, self.data, groups, progress, "explain")
+        for number, parts in groupby(swept, key=itemgetter(0)):
+            rows = self.table.loc[groups[number]]
+            yield self._answer(rows, classes[ends[number] - len(rows) : ends[number]], (x for _, _, x in parts))
+
+    def _answer(self, rows: pd.DataFrame, classes: NDArray[np.int64], swept: Iterable[Tensor]) -> Saliency:
+        """What is said of the chips of some rows, from their classes and their input in the order of the rows."""
         maps: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.layers}
-        found: list[NDArray[np.int64]] = []
-        edge = 0
-        for at, x in inputs(self.model, self.data, rows, progress, "explain"):
-            for name, values in self._maps(x, classes[at]).items():
+        edge = done = 0
+        for x in swept:
+            for name, values in self._maps(x, classes[done : done + len(x)]).items():
                 maps[name].append(values.float().cpu().numpy())
-            found.append(at)
-            edge = int(x.shape[-1])
-        log.info("explained %d chips by %s at %s", len(rows), self.method, ", ".join(self.layers))
-        order = np.concatenate(found)
-        rows, classes = rows.iloc[order], classes[order]
+            done, edge = done + len(x), int(x.shape[-1])
+        log.debug("explained %d chips by %s at %s", len(rows), self.method, ", ".join(self.layers))
         scene_id = tuple(rows["scene_id"])
         return Saliency(
             method=self.method,

@@ -77,7 +77,7 @@ class Evidence:
     @property
     def scored(self) -> NDArray[np.bool_]:
         """(n,) whether a predicted chip was scored: its city is known, and it was drawn where chips were drawn."""
-        known = np.array([city is not None for city in self.found.truth], bool)
+        known = self.found.labelled
         drawn = (self.metrics.get("drawn") or {}).get("chip_ids")
         return known if drawn is None else known & np.isin(self.found.chip_id, drawn)
 

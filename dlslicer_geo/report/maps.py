@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import shapely
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -77,14 +78,13 @@ def _placed(evidence: Evidence) -> _Chips:
         scored = found.chip_id[at][place] == table["chip_id"].to_numpy()
     train = (table["split"] == "train").to_numpy() & ~scored
     keep = scored | train
-    answers = np.array(found.city, object) == np.array(found.truth, object)
+    answers = found.city == found.truth
     right, unknown = np.zeros(len(table), bool), np.zeros(len(table), bool)
     right[scored], unknown[scored] = answers[at][place[scored]], found.unknown[at][place[scored]]
     centre = shapely.centroid(table.geometry.to_numpy()[keep])
     city = table["city"].to_numpy(object)
-    truth = np.array(found.truth, object)
-    city[scored] = truth[at][place[scored]]
-    named = np.array([code is not None and code == code for code in city[keep]], bool)
+    city[scored] = found.truth[at][place[scored]]
+    named = pd.notna(city[keep])
     lonlat = np.column_stack([shapely.get_x(centre), shapely.get_y(centre)])
     return _Chips(lonlat, city[keep], train[keep], right[keep], unknown[keep]).of(named)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -74,6 +75,7 @@ def scan(
     prepared: Root | None = None,
     grid: ChipGrid | None = None,
     progress: Progress = quiet,
+    executor: Executor | None = None,
 ) -> GeoDataFrame:
     r"""Find every scene, place it on the ground, read all its pixels once, and tabulate what is known about it.
 
@@ -96,6 +98,8 @@ def scan(
         prepared: folder for prepared rasters; None refuses images that need it.
         grid: chips that will be cut: a window of them touches at most four tiles of a prepared raster.
         progress: shown while the pixels are read.
+        executor: prepares and reads scenes: processes, or a cluster that sees the same paths
+            (``distributed.Client(...).get_executor()``); None takes a thread of this process for each core.
 
     Returns:
         One row per scene in the order of ``scene_id``, with the columns ``COLUMNS``; geometry in EPSG:4326.
@@ -107,7 +111,7 @@ def scan(
     """
     found = survey(
         root, pattern=pattern, cities=cities, on_bad=on_bad, reading=reading, prepared=prepared, grid=grid,
-        progress=progress,
+        progress=progress, executor=executor,
     )  # fmt: skip
     found.table.attrs["rejected"] = found.rejected
     return found.table
@@ -123,6 +127,7 @@ def survey(
     prepared: Root | None = None,
     grid: ChipGrid | None = None,
     progress: Progress = quiet,
+    executor: Executor | None = None,
 ) -> Survey:
     """What :func:`scan` finds, with thumbnails, duplicates and overlaps beside the table."""
     from dlslicer_geo.scenes import surveyor
@@ -134,7 +139,8 @@ def survey(
         reading=reading or Reading(), pattern=pattern, cities=cities, on_bad=on_bad,
         prepared=None if prepared is None else Path(prepared).resolve(), grid=grid or ChipGrid(),
     )  # fmt: skip
-    return surveyor.survey([root] if isinstance(root, str | os.PathLike) else root, rules, progress=progress)
+    roots = [root] if isinstance(root, str | os.PathLike) else root
+    return surveyor.survey(roots, rules, progress=progress, executor=executor)
 
 
 def city_order(cities: Root | None, source: str = "images") -> list[str] | None:

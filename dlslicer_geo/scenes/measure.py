@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +41,10 @@ THUMBNAILS = 5000
 SAMPLES = 1 << 24
 """Pixels, over all scenes, from which the scaling is found."""
 
+CORES = os.cpu_count() or 1
+
+SHARED = "give workers and this machine one shared file system, with the same paths"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measured:
@@ -57,8 +63,17 @@ class Measured:
     picture: NDArray[np.float32]
 
 
-def measure(images: Sequence[Image], rules: Rules, ledger: Ledger, progress: Progress) -> list[Measured]:
+def measure(
+    images: Sequence[Image], rules: Rules, ledger: Ledger, progress: Progress, executor: Executor | None = None
+) -> list[Measured]:
     """Prepare and read every image; those that fail go to the ledger.
+
+    Args:
+        images: placed images.
+        rules: what they are read by.
+        ledger: takes those that fail, in the order of their ids.
+        progress: watches.
+        executor: does the work, and sees the same paths; None takes a thread of this process for each core.
 
     Returns:
         scenes in the order of their ids.
@@ -68,22 +83,39 @@ def measure(images: Sequence[Image], rules: Rules, ledger: Ledger, progress: Pro
     """
     ordered = sorted(images, key=lambda image: image.scene_id)
     _announce(ordered, rules)
-    workers = _workers(rules)
-    slow = any(image.why for image in ordered)  # then each takes seconds, and Ctrl-C must not wait for many
-    size = 1 if slow else max(1, min(AT_ONCE, len(ordered) // workers))
-    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
     done: list[Measured] = []
-    pool = ThreadPoolExecutor(workers)
-    try:
-        results = (one for batch in pool.map(partial(_batch, rules=rules), batches) for one in batch)
+    # after Ctrl-C what has not begun is cancelled, and only the scenes in hand are finished
+    with nullcontext(executor) if executor else _threads() as pool, closing(_all(ordered, rules, pool)) as results:
         for image, result in zip(ordered, progress(results, total=len(ordered), label="scan"), strict=True):
             if isinstance(result, SceneError):
                 ledger.reject(image.found.source, result)
             else:
                 done.append(_lean(result, len(done), len(ordered)))
-    finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C only the scenes in hand are finished
     return done
+
+
+@contextmanager
+def _threads() -> Iterator[Executor]:
+    pool = ThreadPoolExecutor(CORES)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _all(images: Sequence[Image], rules: Rules, pool: Executor) -> Generator[Measured | SceneError, None, None]:
+    slow = any(image.why for image in images)  # then each takes seconds, and Ctrl-C must not wait for many
+    size = 1 if slow else max(1, min(AT_ONCE, len(images) // CORES))
+    batches = [images[start : start + size] for start in range(0, len(images), size)]
+    for batch in pool.map(partial(_batch, rules=rules), batches):
+        yield from (_seen(one) for one in batch)
+
+
+def _seen(result: Measured | SceneError) -> Measured | SceneError:
+    """A result, unless its prepared raster lies where only the worker sees it."""
+    if isinstance(result, SceneError) or result.record["prepared"] is None or Path(result.record["path"]).exists():
+        return result
+    return SceneError(f"a worker wrote {result.record['path']}, which is not seen from here: {SHARED}")
 
 
 def _lean(scene: Measured, at: int, number: int) -> Measured:
@@ -124,17 +156,13 @@ def _announce(images: Sequence[Image], rules: Rules) -> None:
     if not needed:
         return
     jobs = [(image.header, image.placement) for image in needed if image.placement is not None]
-    estimate = prepare.estimate(jobs, min(_workers(rules), len(needed)), rules.grid)
+    estimate = prepare.estimate(jobs, min(CORES, len(needed)), rules.grid)
     prepare.check_room(rules.prepared, estimate)
     reasons = "; ".join(f"{n} because {why}" for why, n in Counter(str(image.why) for image in needed).most_common(3))
     logger.info(
-        "%d of %d scenes are written anew in %s (%s): at most %.1f GB, about %.0f s",
+        "%d of %d scenes are written anew in %s (%s): at most %.1f GB, about %.0f s of one core",
         len(needed), len(images), rules.prepared, reasons, estimate.bytes / 1e9, estimate.seconds,
     )  # fmt: skip
-
-
-def _workers(rules: Rules) -> int:
-    return rules.reading.workers or os.cpu_count() or 1
 
 
 def _batch(images: Sequence[Image], *, rules: Rules) -> list[Measured | SceneError]:
@@ -153,6 +181,8 @@ def _results(images: Sequence[Image], rules: Rules) -> Iterator[Measured | Scene
 def _measured(image: Image, rules: Rules) -> Measured:
     if image.placement is None:
         raise SceneError("nothing says where it lies")
+    if not image.found.path.startswith("/vsi") and not Path(image.found.path).exists():
+        raise SceneError(f"it is not there on {platform.node()}: {SHARED}")
     path, placement, digest = _readable(image, image.placement, rules)
     try:
         about = inspect(path, placement, rules.reading)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -56,8 +57,16 @@ class Survey:
     overlaps: list[alike.Overlap]
 
 
-def survey(roots: Sequence[Root], rules: Rules, *, progress: Progress = quiet) -> Survey:
+def survey(
+    roots: Sequence[Root], rules: Rules, *, progress: Progress = quiet, executor: Executor | None = None
+) -> Survey:
     """Find, place, prepare and measure every scene.
+
+    Args:
+        roots: what is searched.
+        rules: what is gone by.
+        progress: watches.
+        executor: prepares and measures; None takes threads of this process.
 
     Raises:
         ConfigError: if the rules cannot be used.
@@ -81,7 +90,7 @@ def survey(roots: Sequence[Root], rules: Rules, *, progress: Progress = quiet) -
     if not images:
         raise SceneError(_nothing(roots, number, ledger))
     _check_ids(images)
-    scenes = measure(images, rules, ledger, progress)
+    scenes = measure(images, rules, ledger, progress, executor)
     ledger.check(rules, number)
     if not scenes:
         raise SceneError(_nothing(roots, number, ledger))

@@ -141,5 +141,5 @@ def _parts(scored: Answers, chips: GeoDataFrame, confusion: Integers) -> dict[st
 
 
 def _drawn(found: Predictions, scored: Answers, per_city: int, seed: int) -> dict[str, Any]:
-    before = sum(truth is not None for truth in found.truth)
+    before = int(found.labelled.sum())
     return {"per_city": per_city, "seed": seed, "n_before": before, "chip_ids": scored.chip_id.tolist()}

@@ -107,7 +107,7 @@ def numbers(codes: Any, cities: tuple[str, ...]) -> Integers:
 
 def _truth(found: Predictions) -> tuple[Integers, Integers]:
     """Places of the predictions that have a truth, and the numbers of those truths."""
-    codes = np.array(found.truth, object)
+    codes = found.truth
     at = np.flatnonzero(~pd.isna(codes))
     if not len(at):
         raise TableError(f"none of the {len(found)} predictions has a true city: score chips of known cities")

@@ -22,7 +22,7 @@ def caveats(found: Predictions, scored: Answers, chips: GeoDataFrame) -> list[st
             "Positions of some chips say no more than their city: accuracy against distance is left out, and that "
             "splits are apart rests on the images alone."
         )
-    unlabelled = sum(truth is None for truth in found.truth)
+    unlabelled = int((~found.labelled).sum())
     if unlabelled:
         said.append(f"{unlabelled} predicted chips have no true city and do not count.")
     absent = len(scored.cities) - len(np.unique(scored.truth))

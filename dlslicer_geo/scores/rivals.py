@@ -77,7 +77,7 @@ def against(found: Answers, name: str, other: Predictions) -> dict[str, Any]:
     here = at >= 0
     if not here.any():
         raise TableError(f"this run and {name} predicted no chip in common: compare runs of one chip table")
-    truth = np.array(other.truth, object)[at[here]]
+    truth = other.truth[at[here]]
     strange = ~pd.isna(truth) & (numbers(truth, found.cities) != found.truth[here])
     if strange.any():
         raise TableError(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dlslicer_geo.errors import TableError
 from dlslicer_geo.splits.ground import Ground, Integers, Polygons, shared_m2
+from dlslicer_geo.splits.hashes import BITS, nearest_pair
 from dlslicer_geo.splits.units import TOLERANCE_M2, link
 from dlslicer_geo.types import SPLITS
 
@@ -27,12 +28,6 @@ PAIRS_AT_ONCE = 1 << 21
 
 CHIPS_AT_ONCE = 1 << 13
 """Chips whose pairs are looked at together, at most."""
-
-CELLS = 1 << 21
-"""Comparisons of hashes made together."""
-
-BITS = 64
-"""Length of a perceptual hash."""
 
 
 class Pairs(NamedTuple):
@@ -143,13 +138,8 @@ def nearest_images(scenes: pd.DataFrame) -> dict[str, Any] | None:
         return None
     scenes = scenes[scenes["phash"].notna()]
     code, splits = _hashes(scenes), scenes["splits"].to_numpy(np.int64)
-    best: tuple[int, int, int] = (BITS + 1, 0, 0)
-    for first, second in combinations(range(len(SPLITS)), 2):
-        few, many = sorted((np.flatnonzero(splits >> at & 1) for at in (first, second)), key=len)
-        for rows in np.array_split(few, max(1, len(few) * len(many) // CELLS)):
-            if len(rows) and len(many):
-                best = min(best, _nearest(code, rows, many))
-    bits, one, two = best
+    rows = [np.flatnonzero(splits >> at & 1) for at in range(len(SPLITS))]
+    bits, one, two = min(nearest_pair(code, first, second) for first, second in combinations(rows, 2))
     names = scenes["scene_id"].to_numpy(object)
     return None if bits > BITS else {"bits": bits, "scenes": sorted([str(names[one]), str(names[two])])}
 
@@ -225,13 +215,3 @@ def _hashes(scenes: pd.DataFrame) -> NDArray[np.uint64]:
             f"the phash of scene {lost['scene_id']} is {lost['phash']!r}, not 16 hexadecimal digits: scan again"
         )
     return np.array([int(value, 16) for value in scenes["phash"]], np.uint64)
-
-
-def _nearest(code: NDArray[np.uint64], one: Integers, two: Integers) -> tuple[int, int, int]:
-    """Fewest different bits between a scene of ``one`` and another of ``two``, and these two."""
-    bits = np.bitwise_count(code[one][:, None] ^ code[two][None, :])
-    bits[one[:, None] == two[None, :]] = BITS + 1
-    at = int(bits.argmin())
-    row, column = divmod(at, len(two))
-    first, second = sorted((int(one[row]), int(two[column])))
-    return int(bits.flat[at]), first, second

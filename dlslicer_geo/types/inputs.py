@@ -69,7 +69,6 @@ class Reading:
         holes: whether large black or white areas that no mask declares count as invalid.
         prepare: ``auto`` writes a scene anew as tiled raster where it cannot be read by window as it is (JPEG, a
             rotated grid, a position that is not in the file ...), ``all`` always, ``never`` refuses instead.
-        workers: scenes read at the same time; 0 takes one for each core.
     """
 
     source: Literal["images", "dl-slicer"] = "images"
@@ -81,7 +80,6 @@ class Reading:
     scaling: Literal["auto"] | tuple[float, float] | tuple[Pair, Pair, Pair] = "auto"
     holes: bool = True
     prepare: Literal["auto", "all", "never"] = "auto"
-    workers: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -95,8 +93,6 @@ class Reading:
             raise ConfigError(f"data.bands are {list(self.bands)}: give three band numbers, counted from 1")
         if any(not low < high for low, high in self.stretches() or ()):
             raise ConfigError(f"data.scaling is {list(self.scaling)}: give auto, or [low, high] with low below high")
-        if self.workers < 0:
-            raise ConfigError(f"data.workers is {self.workers}: give a number of workers, or 0 for one per core")
 
     def stretches(self) -> tuple[Pair, Pair, Pair] | None:
         """The values that become 0 and 255 of red, green and blue; None where they are to be found out."""

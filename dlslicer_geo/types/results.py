@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
 
+Column = NDArray[np.object_]
+"""(n,) names, each a str or None."""
+
 UNKNOWN = "unknown"
 """The answer for a chip of a city that the model has not learnt."""
 
@@ -28,11 +31,13 @@ distance to the training chips in feature space (Sun et al. 2022); all the highe
 class Predictions:
     """What a model said about chips, with the names that give its numbers a meaning.
 
+    Everything about chips is a column: names may be given as any sequence, and become an array of objects.
+
     Args:
         cities: city codes in the order of the columns of ``probabilities``.
         chip_id: (n,) int64, rows of the chip table.
-        scene_id: n scene ids.
-        truth: n city codes, None where unknown.
+        scene_id: (n,) scene ids.
+        truth: (n,) city codes, None where unknown.
         probabilities: (n, len(cities)) float32, rows sum to 1.
         embedding: (n, d) float32 pooled features, None when not asked for.
         folder: where the parts lie, None when only in memory.
@@ -44,8 +49,8 @@ class Predictions:
 
     cities: tuple[str, ...]
     chip_id: NDArray[np.int64]
-    scene_id: tuple[str, ...]
-    truth: tuple[str | None, ...]
+    scene_id: Any
+    truth: Any
     probabilities: NDArray[np.float32]
     embedding: NDArray[np.float32] | None = None
     folder: Path | None = None
@@ -54,14 +59,31 @@ class Predictions:
     detector: str = ""
     threshold: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("scene_id", "truth"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), object))
+        missing = self.truth != self.truth  # NaN, as pandas calls what is not there
+        if missing.any():
+            object.__setattr__(self, "truth", np.where(missing, None, self.truth))
+
     def __len__(self) -> int:
         """Number of chips."""
         return len(self.chip_id)
 
     @property
-    def city(self) -> tuple[str, ...]:
-        """The most probable city of each chip."""
-        return tuple(self.cities[i] for i in self.probabilities.argmax(axis=1))
+    def city(self) -> Column:
+        """(n,) the most probable city of each chip."""
+        return np.asarray(np.array(self.cities, object)[self.probabilities.argmax(axis=1)])
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """(n,) whether the true city is known."""
+        return np.asarray(self.truth != np.array(None), np.bool_)
+
+    @property
+    def home(self) -> Column:
+        """(n,) the true city of each chip, or the most probable one where the truth is unknown."""
+        return np.asarray(np.where(self.labelled, self.truth, self.city))
 
     @property
     def confidence(self) -> NDArray[np.float32]:
@@ -76,9 +98,9 @@ class Predictions:
         return np.asarray(self.unknown_scores[self.detector] > np.float32(self.threshold))
 
     @property
-    def answer(self) -> tuple[str, ...]:
-        """The most probable city of each chip, or ``unknown``."""
-        return tuple(UNKNOWN if no else city for city, no in zip(self.city, self.unknown, strict=True))
+    def answer(self) -> Column:
+        """(n,) the most probable city of each chip, or ``unknown``."""
+        return np.where(self.unknown, np.array(UNKNOWN, object), self.city)
 
     @property
     def uncalibrated(self) -> NDArray[np.float32]:
@@ -89,12 +111,16 @@ class Predictions:
 
     def select(self, keep: NDArray[np.bool_], *, chip_id: NDArray[np.int64] | None = None) -> Predictions:
         """The chips where ``keep`` (n,) is true, or those under other numbers."""
-        at = np.flatnonzero(keep)
+        some = self.take(np.flatnonzero(keep))
+        return some if chip_id is None else replace(some, chip_id=chip_id)
+
+    def take(self, at: NDArray[np.int64]) -> Predictions:
+        """The chips at these places, in this order."""
         return replace(
             self,
-            chip_id=self.chip_id[at] if chip_id is None else chip_id,
-            scene_id=tuple(self.scene_id[i] for i in at),
-            truth=tuple(self.truth[i] for i in at),
+            chip_id=self.chip_id[at],
+            scene_id=self.scene_id[at],
+            truth=self.truth[at],
             probabilities=self.probabilities[at],
             embedding=None if self.embedding is None else self.embedding[at],
             unknown_scores={name: values[at] for name, values in self.unknown_scores.items()},
@@ -111,12 +137,13 @@ class Predictions:
         Returns:
             sorted (m,) int64 chip ids.
         """
+        from pandas import factorize
+
         random = np.random.default_rng(seed)
-        group = np.array([t if t is not None else c for t, c in zip(self.truth, self.city, strict=True)], object)
-        drawn = [
-            random.permutation(np.sort(self.chip_id[group == city]))[:number] for city in sorted(set(group.tolist()))
-        ]
-        return np.sort(np.concatenate([*drawn, np.zeros(0, np.int64)]))
+        city, _ = factorize(self.home, sort=True)
+        order = np.lexsort((self.chip_id, city))
+        groups = np.split(self.chip_id[order], np.flatnonzero(np.diff(city[order])) + 1)
+        return np.sort(np.concatenate([random.permutation(group)[:number] for group in groups]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

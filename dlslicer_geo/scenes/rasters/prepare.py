@@ -71,7 +71,7 @@ class Estimate:
 
     Args:
         bytes: on disk, with the temporary files of the scenes that are written at the same time.
-        seconds: at ``BYTES_PER_SECOND``, shared by the workers; writing to a slow disk comes on top.
+        seconds: of one core, at ``BYTES_PER_SECOND``; writing to a slow disk comes on top.
     """
 
     bytes: int
@@ -130,10 +130,8 @@ def estimate(jobs: Sequence[tuple[Header, Placement]], workers: int = 1, grid: C
         stages = 2 * _tiled_bytes(native, size + 1, block, 0) + warped * _tiled_bytes(shape, size, block, 0)
         temporary.append(one + stages)  # the result is written beside what it replaces
         values += shape[0] * shape[1] * header.bands * np.dtype(header.dtype).itemsize * (WARPED if warped else 1)
-    workers = max(1, workers)
-    largest = sum(sorted(temporary)[-workers:])
-    seconds = values / BYTES_PER_SECOND / min(workers, os.cpu_count() or 1)
-    return Estimate(bytes=written + largest, seconds=seconds)
+    largest = sum(sorted(temporary)[-max(1, workers) :])
+    return Estimate(bytes=written + largest, seconds=values / BYTES_PER_SECOND)
 
 
 def check_room(folder: str | os.PathLike[str], estimate: Estimate) -> None:
@@ -157,7 +155,7 @@ def prepare(found: Found, placement: Placement, reading: Reading, target: Path, 
     """Write an image as a tiled raster, or keep the one that an earlier run wrote from the same bytes and settings.
 
     The raster and, beside it, a ``.json`` with its hash appear under their names only when they are whole. May run in
-    several threads at a time, for different targets.
+    several threads and processes at a time, for different targets.
 
     Args:
         found: the image.

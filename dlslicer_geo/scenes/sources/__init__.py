@@ -27,10 +27,10 @@ from dlslicer_geo.scenes.sources.addresses import (
 )
 from dlslicer_geo.scenes.sources.archives import members
 from dlslicer_geo.scenes.sources.listing import ARCHIVE, SUFFIXES, Listing, at, joined, sort_files, sort_out
-from dlslicer_geo.scenes.sources.remote import Fetched, below, fetch, stored
+from dlslicer_geo.scenes.sources.remote import Fetched, below, fetch, file_system, stored
 from dlslicer_geo.scenes.sources.stac import items
 
-__all__ = ["SUFFIXES", "Listing", "files_below", "find", "redact"]
+__all__ = ["STORES", "SUFFIXES", "Listing", "file_system", "files_below", "find", "redact", "scheme_of"]
 
 LISTS = (".txt", ".lst")
 CATALOGUES = (".json", ".geojson")

@@ -133,7 +133,7 @@ def stored(address: str) -> Iterator[tuple[str, PurePosixPath]]:
         SceneError: if the store's library is not installed, or the store cannot be listed.
     """
     parts = split(address)
-    system, root = _system(address)
+    system, root = file_system(address, otherwise=", or name the images one by one in a list file")
     try:
         found = sorted(system.find(root))
     except Exception as error:  # the stores' libraries share no base class
@@ -158,9 +158,33 @@ def opened(address: str) -> Any:
     """
     if not scheme_of(address):
         return Path(address).open("rb")
-    system, path = _system(address)
+    system, path = file_system(address)
     try:
         return system.open(path, "rb")
+    except Exception as error:  # the stores' libraries share no base class
+        raise _refused(address, error) from None
+
+
+def file_system(address: str, *, otherwise: str = "") -> tuple[Any, str]:
+    """The fsspec file system of an address and the path in it.
+
+    Args:
+        address: of a store or a web server.
+        otherwise: what can be done without the store's library.
+
+    Raises:
+        SceneError: if the library is not installed.
+    """
+    import fsspec
+
+    scheme = scheme_of(address)
+    try:
+        return fsspec.core.url_to_fs(address, **_options(scheme))  # type: ignore[no-any-return]
+    except ImportError:
+        raise SceneError(
+            f"{redact(address)} needs a library for {scheme}://: install "
+            f"dlslicer-geo[{EXTRAS.get(scheme, scheme)}]{otherwise}"
+        ) from None
     except Exception as error:  # the stores' libraries share no base class
         raise _refused(address, error) from None
 
@@ -262,22 +286,6 @@ class _Links(HTMLParser):
         """Keep the target of a link."""
         if tag == "a":
             self.found += [value.strip() for name, value in attrs if name == "href" and value]
-
-
-def _system(address: str) -> tuple[Any, str]:
-    """The fsspec file system and the path in it."""
-    import fsspec
-
-    scheme = scheme_of(address)
-    try:
-        return fsspec.core.url_to_fs(address, **_options(scheme))  # type: ignore[no-any-return]
-    except ImportError:
-        raise SceneError(
-            f"{redact(address)} needs a library for {scheme}://: install dlslicer-geo[{EXTRAS.get(scheme, scheme)}], "
-            "or name the images one by one in a list file"
-        ) from None
-    except Exception as error:  # the stores' libraries share no base class
-        raise _refused(address, error) from None
 
 
 def _options(scheme: str) -> dict[str, Any]:
