@@ -43,18 +43,22 @@ def main() -> None:
     if asked.theme:
         asked.json.write_text(json.dumps(measured(asked.theme, options)), encoding="utf-8")
         return
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        found = {theme: _apart(theme, asked, Path(folder)) for theme in asked.only}
     import reporting
 
-    about = reporting.machine() | {"command": " ".join(["python", *sys.argv]), "rounds": options.rounds}
-    themes = [theme for several in found.values() for theme in several]
+    about = reporting.machine()
+    when = f"{about['date']}, {options.rounds} rounds, commit {_commit()}"
+    found = _earlier(asked.out)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for theme in asked.only:
+            several = _apart(theme, asked, Path(folder))
+            found[theme] = [one | {"measured": one.get("measured", when)} for one in several]
+    themes = [theme for name in THEMES for theme in found.get(name, [])]
     page = reporting.page(themes, about)
     print(page)
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)
         (asked.out / "results.md").write_text(page, encoding="utf-8")
-        (asked.out / "results.json").write_text(json.dumps({"about": about, "themes": themes}, indent=1) + "\n")
+        (asked.out / "results.json").write_text(json.dumps({"about": about, "themes": found}, indent=1) + "\n")
     for line in reporting.missed(themes):
         print(f"not reached: {line}", file=sys.stderr)
 
@@ -67,6 +71,17 @@ def measured(theme: str, options: Options) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         works: list[Callable[[Path, Options], Theme]] = [getattr(import_module(file), name) for name in names]
         return [reporting.as_json(work(Path(folder), options)) for work in works]
+
+
+def _earlier(out: Path | None) -> dict[str, list[dict[str, Any]]]:
+    """What an earlier run found, which stays for the themes that are not asked for."""
+    path = out / "results.json" if out else None
+    return dict(json.loads(path.read_text(encoding="utf-8"))["themes"]) if path and path.exists() else {}
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def _parsed() -> argparse.Namespace:

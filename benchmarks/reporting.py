@@ -62,13 +62,18 @@ def page(themes: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str:
     head = [
         "# As fast as the hardware",
         "",
-        f"{about['date']}; {about['machine']}; {versions}. `{about['command']}`, {about['rounds']} rounds.",
+        f"{about['date']}; {about['machine']}; {versions}.",
         "",
         "Written by `make bench`. All ways of a theme are measured in turn, in one run; a ratio is taken round by "
         "round, and its median counts. A slope is that of log cost over log size: 1 is linear.",
         "",
     ]
-    return "\n".join(head) + "\n" + "\n".join(as_markdown(read(theme)) for theme in themes)
+    return "\n".join(head) + "\n" + "\n".join(_dated(theme) for theme in themes)
+
+
+def _dated(theme: Mapping[str, Any]) -> str:
+    """A theme, and when it was measured."""
+    return f"{as_markdown(read(theme))}\nMeasured {theme['measured']}.\n"
 
 
 def missed(themes: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -102,12 +102,12 @@ def test_the_page_has_a_row_for_all_that_was_measured_and_names_what_was_missed(
         title="Toys", figures=[fast, slow], ratios=[rounds.Ratio(of=fast, to=slow, least=30)],
         growths=[rounds.Growth(name="more", sizes=(1, 4), values=(1, 4), most=1.15)], notes=["Said."],
     )  # fmt: skip
-    kept = json.loads(json.dumps(reporting.as_json(theme)))
-    page = reporting.page([kept], reporting.machine() | {"command": "python bench.py", "rounds": 3})
+    kept = json.loads(json.dumps(reporting.as_json(theme) | {"measured": "today, 3 rounds"}))
+    page = reporting.page([kept], reporting.machine())
     assert "| fast | 1,234 | 900 – 2,000 | chips/s |" in page
     assert "| fast : slow | 12.3 | 9 – 20 | ≥ 30 | **no** |" in page
     assert "| more | 1 / 4 | 1 / 4 s | 1.00 | ≤ 1.15 | yes |" in page
-    assert page.rstrip().endswith("Said.")
+    assert page.rstrip().endswith("Said.\n\nMeasured today, 3 rounds.")
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables} == {5, 6, 7}
     assert reporting.missed([kept]) == ["fast : slow is 12.3"]

@@ -97,6 +97,16 @@ def test_only_chips_with_a_truth_are_labelled_when_read_back(made: Any, tmp_path
     assert set(found.home) <= {"almaty", "new_york"}
 
 
+def test_a_part_that_was_cut_off_is_made_again(made: Any, tmp_path: Path) -> None:
+    model, data = made
+    predict(model, data, split="all", out=tmp_path, chips_per_part=20)
+    part = tmp_path / "part-1.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[: len(whole) // 2])
+    predict(model, data, split="all", out=tmp_path, chips_per_part=20)
+    assert part.read_bytes() == whole
+
+
 def test_an_unknown_split_is_refused_with_the_known_ones(made: Any, tmp_path: Path) -> None:
     with pytest.raises(SplitError, match="train, val, test, all"):
         predict(*made, split="tset", out=tmp_path)

@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("dlslicer_geo").setLevel(logging.DEBUG if debug else logging.INFO)
     for name in ("rasterio", "fiona", "pyogrio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # its tracebacks would stand before the sentence
     try:
         return _dispatch(words)
     except DlslicerError as error:

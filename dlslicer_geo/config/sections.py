@@ -100,9 +100,14 @@ class FitConfig:
         Raises:
             ConfigError: if one of them is out of range.
         """
-        for key, least in (("batch_size", 1), ("accumulate", 1), ("local", 0)):
-            if getattr(self, key) < least:
-                raise ConfigError(f"fit.{key} is {getattr(self, key)}: give {least} or more")
+        least = {"max_epochs": 1, "batch_size": 1, "accumulate": 1, "local": 0, "early_stopping": 1}
+        for key, value in ((key, getattr(self, key)) for key in least):
+            if value is not None and value < least[key]:
+                raise ConfigError(f"fit.{key} is {value}: give {least[key]} or more")
+        if not 1 <= self.views <= 4:
+            raise ConfigError(f"fit.views is {self.views}: give 1 to 4")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"fit.ema is {self.ema}: give a share from 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

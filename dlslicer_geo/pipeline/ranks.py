@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 PATIENCE = timedelta(days=14)
 """How long processes wait for the first one, which may scan for hours; one that ends is noticed at once."""
 
+MEETING = timedelta(minutes=10)
+"""How long processes wait until all have been started."""
+
 LISTEN_S = 10.0
 """Seconds for which a process that is not the first waits before it says what went wrong."""
 
@@ -74,9 +77,8 @@ def started(compute: Compute) -> None:
         torch.accelerator.set_device_index(at.index)
         if own != "gloo":  # which stays for what the processes tell each other
             options = {"backend": f"cpu:gloo,{device.type}:{own}", "device_id": at}
-    distributed.init_process_group(
-        rank=place.global_rank(), world_size=place.world_size(), timeout=PATIENCE, **options
-    )
+    rank, world = place.global_rank(), place.world_size()
+    distributed.init_process_group(store=_met(rank, world), rank=rank, world_size=world, timeout=PATIENCE, **options)
     atexit.register(_leave)
 
 
@@ -149,6 +151,22 @@ def _together(work: Callable[[], Any]) -> None:
             f"process {rank} of {world} has lost another one, which says why: start all of them again, what is "
             "finished stays"
         ) from None
+
+
+def _met(rank: int, world: int) -> Any:
+    """Where the processes find each other, once all are there."""
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        store, _, _ = next(rendezvous("env://", rank=rank, world_size=world, timeout=MEETING))
+    except (RuntimeError, ValueError) as error:
+        at = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ConfigError(
+            f"process {rank} of {world} found no other at {at} ({str(error).splitlines()[0][:120]}): start all of "
+            "them with one launcher, whose first machine the others can reach"
+        ) from None
+    store.set_timeout(PATIENCE)
+    return store
 
 
 def _leave() -> None:

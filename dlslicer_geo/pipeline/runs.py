@@ -200,7 +200,8 @@ class Run:
         given = [*(self.images or (data.root,)), *(path for path in (data.cities, data.sidecar) if path)]
         roots = [Path(root) for root in given if not is_address(root)]
         files = [f for root in roots for f in (files_below(root) if root.is_dir() else [root])]
-        there = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+        stats = [(relative_to(self.folder, str(f)), f.stat()) for f in files if f.is_file()]
+        there = [(name, known.st_size, known.st_mtime_ns) for name, known in stats]
         return [*there, *((clean(root), 0, 0) for root in given if is_address(root))]
 
 

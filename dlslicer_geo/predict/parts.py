@@ -121,8 +121,19 @@ def keep(job: Job, manifest: Mapping[str, Any]) -> None:
 
 
 def missing(job: Job) -> list[int]:
-    """Numbers of the parts that are not on disk."""
-    left = [number for number in range(len(job.parts)) if not job.path(number).exists()]
+    """Numbers of the parts that are not on disk, or of which the end is not."""
+    left = [number for number in range(len(job.parts)) if not _whole(job.path(number))]
     if len(left) < len(job.parts):
         logger.info("%d of %d prediction parts are there already", len(job.parts) - len(left), len(job.parts))
     return left
+
+
+def _whole(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException):  # no such file, or one that was cut off
+        return False
+    return True
