@@ -120,12 +120,13 @@ def test_ctrl_c_at_any_moment_leaves_the_model_as_it_was(method: str) -> None:
     try:
         for _ in range(40):
             try:
-                signal.setitimer(signal.ITIMER_REAL, max(1e-4, draw.uniform(0, usual)))
-                relevance_maps(net, x, target, method=method, layers=LAYERS)
-            except KeyboardInterrupt:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, max(1e-4, draw.uniform(0, usual)))
+                    relevance_maps(net, x, target, method=method, layers=LAYERS)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:  # also of an alarm that came while it was being switched off
                 stopped += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
             after = state(net)
             assert after[0] == before[0]
             torch.testing.assert_close(after[1:], before[1:], rtol=0, atol=0)

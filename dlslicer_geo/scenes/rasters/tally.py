@@ -207,7 +207,7 @@ def _count(found: Tally, values: NDArray[Any], valid: NDArray[np.bool_] | None, 
     found.saturated += int((extreme if valid is None else extreme & valid).sum())
     grey = total.ravel() / np.float64(len(values))
     found.grey += float(grey.sum())
-    found.grey_squared += float(np.dot(grey, grey))
+    found.grey_squared += float(np.einsum("i,i", grey, grey))  # a dot's last bits depend on the number of threads
     _edges(found, total.astype(np.float32 if total.dtype == np.uint32 else np.float64), valid, col)
     _shrink(found, values, valid, (row, col))
 
