@@ -143,7 +143,7 @@ def tables(sizes: Sequence[int]) -> Theme:
     first = {name: Figure(name=name, unit="s", values=tuple(values)) for name, values in large[sizes[0]].items()}
     return Theme(
         title="Tables",
-        figures=[*whole, *(first[name] for pair in LIMITS for name in pair)],
+        figures=[*whole, limit, *(first[name] for pair in LIMITS for name in pair)],
         ratios=[
             *(Ratio(of=figure, to=limit, most=1.0) for figure in whole),
             *(Ratio(of=first[name], to=first[bare]) for name, bare in LIMITS),
