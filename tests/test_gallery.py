@@ -254,7 +254,7 @@ def contrast(one: str, two: str) -> float:
 def test_the_page_fits_the_window_and_leads_to_every_city_offline(
     width: int, naip: tuple[gpd.GeoDataFrame, dict[str, Any], Images], tmp_path: Path
 ) -> None:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     why = explained(naip, [*ODD[:7], "a_name_without_end" * 9])
     page_file = write_gallery_page(
@@ -272,7 +272,8 @@ def test_the_page_fits_the_window_and_leads_to_every_city_offline(
         assert links.count() == 8
         for at in range(8):
             links.nth(at).click()
-            assert page.locator("section:target h2").inner_text() == " ".join(links.nth(at).inner_text().split())
+            named = " ".join(links.nth(at).inner_text().split())
+            expect(page.locator("section:target h2")).to_have_text(named)  # which waits until it is there
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.evaluate("Promise.all([...document.images].map(image => image.decode()))")
         sizes = page.evaluate("[...document.querySelectorAll('.chip figure img')].map(i => i.naturalWidth)")
