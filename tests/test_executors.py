@@ -130,7 +130,9 @@ def test_the_recipe_for_dask_writes_the_same_too(
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    done = subprocess.run(words, env=os.environ | {"PORT": port}, capture_output=True, text=True, timeout=300)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # of an environment that is not activated
+    around = os.environ | {"PORT": port, "PATH": path}
+    done = subprocess.run(words, env=around, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert written(tmp_path / "run") == alone[0]
 

@@ -174,7 +174,7 @@ def test_adding_up_two_batches_moves_the_weights_as_one_of_twice_the_size(tmp_pa
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where the script has run an experiment in two processes, and in one."""
     folder = tmp_path_factory.mktemp("two")
-    experiment = towns.build(folder)
+    experiment = towns.build(folder, sites=8)
     more = "explain: {chips: all, per_city: 1, layers: [layer2, layer4]}\n"
     text = experiment.read_text().replace("test_resnet", "resnet18").replace("embedding: false", "chips_per_part: 10")
     experiment.write_text(text.replace("max_epochs: 4", "max_epochs: 2") + more)
@@ -212,27 +212,35 @@ def test_what_two_processes_did_is_up_to_date_for_one(both: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["predict", "explain"])
 def test_after_a_process_was_killed_only_what_is_missing_is_done(both: Path, verb: str) -> None:
-    folder = Path(shutil.copytree(both / "run", both / f"killed-{verb}"))
     files = {"predict": ("predictions", "part-*.parquet"), "explain": ("gis/saliency", "[!.]*.tif")}
-    place, pattern = folder / files[verb][0], files[verb][1]
-    shutil.rmtree(place)
-    if verb == "explain":
-        shutil.rmtree(folder / "explain")
-    words = ("-m", "dlslicer_geo", verb, both / "tiny.yaml", "--out", folder, "--compute.accelerator", "cpu")
-    process = launched(*words, cwd=both)
-    while process.poll() is None and not list(place.glob(pattern)):
-        time.sleep(0.005)
-    kill_one(process)
-    process.communicate(timeout=240)
-    assert process.returncode != 0
-    there = {path: path.stat().st_mtime_ns for path in place.glob(pattern)}
-    whole = sorted((both / "run" / files[verb][0]).glob(pattern))
+    name, pattern = files[verb]
+    whole = sorted((both / "run" / name).glob(pattern))
+    for attempt in range(8):  # on a busy machine all may be done before the kill
+        folder = Path(shutil.copytree(both / "run", both / f"killed-{verb}-{attempt}"))
+        shutil.rmtree(folder / name)
+        if verb == "explain":
+            shutil.rmtree(folder / "explain")
+        words = ("-m", "dlslicer_geo", verb, both / "tiny.yaml", "--out", folder, "--compute.accelerator", "cpu")
+        there = killed_at_first(words, both, folder / name, pattern)
+        if 0 < len(there) < len(whole):
+            break
     assert 0 < len(there) < len(whole)
     again = launched(*words, cwd=both)
     errors = again.communicate(timeout=600)[1]
     assert again.returncode == 0, errors
     assert {path: path.stat().st_mtime_ns for path in there} == there
-    assert [sha256_file(place / path.name) for path in whole] == [sha256_file(path) for path in whole]
+    assert [sha256_file(folder / name / path.name) for path in whole] == [sha256_file(path) for path in whole]
+
+
+def killed_at_first(words: Iterable[str | Path], cwd: Path, place: Path, pattern: str) -> dict[Path, int]:
+    """Files, with their times, that are there after one of two processes was killed when the first one appeared."""
+    process = launched(*words, cwd=cwd)
+    while process.poll() is None and not list(place.glob(pattern)):
+        time.sleep(0.002)
+    if process.poll() is None:
+        kill_one(process)
+    process.communicate(timeout=240)
+    return {path: path.stat().st_mtime_ns for path in place.glob(pattern)}
 
 
 def kill_one(launcher: subprocess.Popen[str]) -> None:
@@ -246,7 +254,7 @@ def test_a_training_of_two_processes_goes_on_from_its_last_epoch(both: Path) -> 
     folder = Path(shutil.copytree(both / "run", both / "longer"))
     words = ("-m", "dlslicer_geo", "fit", both / "tiny.yaml", "--out", folder, "--compute.accelerator", "cpu")
     state = read_json(folder / "run.json")
-    process = launched(*words, "--fit.max_epochs", "30", cwd=both)
+    process = launched(*words, "--fit.max_epochs", "12", cwd=both)
     last = folder / "fit" / "last.ckpt"
     last.unlink()
     while process.poll() is None and not last.exists():
@@ -255,11 +263,11 @@ def test_a_training_of_two_processes_goes_on_from_its_last_epoch(both: Path) -> 
     process.communicate(timeout=240)
     assert read_json(folder / "run.json")["stations"]["fit"]["key"] != state["stations"]["fit"]["key"]
     before = torch.load(last, weights_only=True)["epoch"]
-    again = launched(*words, "--fit.max_epochs", "30", cwd=both)
+    again = launched(*words, "--fit.max_epochs", "12", cwd=both)
     errors = again.communicate(timeout=600)[1]
     assert again.returncode == 0, errors
     epochs = [line.split(",")[0] for line in (folder / "fit" / "csv" / "metrics.csv").read_text().splitlines()]
-    assert before < 29 and torch.load(last, weights_only=True)["epoch"] == 29, epochs
+    assert before < 11 and torch.load(last, weights_only=True)["epoch"] == 11, epochs
 
 
 @pytest.mark.slow
