@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -226,10 +227,11 @@ def test_after_a_process_was_killed_only_what_is_missing_is_done(both: Path, ver
         if verb == "explain":
             shutil.rmtree(folder / "explain")
         words = ("-m", "dlslicer_geo", verb, both / "tiny.yaml", "--out", folder, "--compute.accelerator", "cpu")
-        there = killed_at_first(words, both, folder / name, pattern)
+        code, there = killed_at_first(words, both, folder / name, pattern)
         if 0 < len(there) < len(whole):
             break
     assert 0 < len(there) < len(whole)
+    assert code != 0
     again = launched(*words, cwd=both)
     errors = again.communicate(timeout=600)[1]
     assert again.returncode == 0, errors
@@ -237,15 +239,15 @@ def test_after_a_process_was_killed_only_what_is_missing_is_done(both: Path, ver
     assert [sha256_file(folder / name / path.name) for path in whole] == [sha256_file(path) for path in whole]
 
 
-def killed_at_first(words: Iterable[str | Path], cwd: Path, place: Path, pattern: str) -> dict[Path, int]:
-    """Files, with their times, that are there after one of two processes was killed when the first one appeared."""
+def killed_at_first(words: Iterable[str | Path], cwd: Path, place: Path, pattern: str) -> tuple[int, dict[Path, int]]:
+    """Exit code, and files with their times, after one of two processes was killed when the first file appeared."""
     process = launched(*words, cwd=cwd)
     while process.poll() is None and not list(place.glob(pattern)):
         time.sleep(0.002)
-    if process.poll() is None:
+    with suppress(FileNotFoundError, ProcessLookupError, IndexError):  # all was done before
         kill_one(process)
     process.communicate(timeout=240)
-    return {path: path.stat().st_mtime_ns for path in place.glob(pattern)}
+    return process.returncode, {path: path.stat().st_mtime_ns for path in place.glob(pattern)}
 
 
 def kill_one(launcher: subprocess.Popen[str]) -> None:

@@ -19,6 +19,6 @@ python -m dask scheduler --host 127.0.0.1 --port "$port" --no-dashboard &
 scheduler=$!
 python -m dask worker "$address" --nworkers 2 --nthreads 1 --no-dashboard --local-directory "$scratch" &
 workers=$!
-trap 'kill $workers; wait $workers || true; kill $scheduler; wait $scheduler || true; rm -rf "$scratch"' EXIT
+trap 'kill $workers || true; wait $workers || true; kill $scheduler || true; wait $scheduler || true; rm -rf "$scratch"' EXIT
 
 python -m dlslicer_geo scan "$images" --prepare --out "$run" --scheduler "$address" "${@:3}"
