@@ -16,13 +16,9 @@ from layer_tables import ALMATY, CITIES, ONE_CHIP, chip_table, grid_at, naip_gri
 from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
 
+from dlslicer_geo.colours import PALETTE, city_colour
 from dlslicer_geo.errors import LayerError
-from dlslicer_geo.layers import (
-    PALETTE,
-    city_colour,
-    write_predictions,
-    write_saliency,
-)
+from dlslicer_geo.layers import write_predictions, write_saliency
 from dlslicer_geo.types import Predictions
 
 

@@ -26,7 +26,7 @@ class Verb:
 
 ALL_SECTIONS = (
     "data", "chips", "split", "model", "fit", "predict", "probe", "check", "score", "explain", "similar",
-    "map", "compute",
+    "map", "catalog", "compute",
 )  # fmt: skip
 
 VERBS = {
@@ -63,7 +63,7 @@ VERBS = {
     ),
     "score": Verb(
         "compare predictions with the truth, baselines and another run, with intervals",
-        "report.html, metrics.json, confusion.csv, figures/*.png",
+        "report.html, metrics.json, confusion.csv, figures/",
         ("score",),
     ),
     "explain": Verb(
@@ -76,7 +76,12 @@ VERBS = {
         "similarity.csv, neighbours.parquet",
         ("similar",),
     ),
-    "map": Verb("put all layers into one HTML file that opens without a network", "map.html", ("map",)),
+    "map": Verb("put all layers into one HTML file that opens without a network", "map.html, map/", ("map",)),
+    "catalog": Verb(
+        "list everything for a GIS: a QGIS project and a STAC catalogue",
+        "project.qgz, catalog.json, stac/",
+        ("catalog",),
+    ),
     "run": Verb("do all of the above in order, skipping what is up to date", "all of the above", ALL_SECTIONS),
     "verify": Verb("measure a run's split again from its tables, and compare with the certificate", "nothing"),
     "ablate": Verb(
@@ -92,6 +97,7 @@ VERBS = {
     "apply": Verb("use a trained model on new images", "predictions, saliency and a map in one folder"),
     "download": Verb("fetch the published images, resumably and checked", "raw/<City (CODE)>/<SITE>/*.jpg"),
     "import-checkpoint": Verb("turn a checkpoint of the DL-SLICER authors into a model.ckpt", "model.ckpt"),
+    "serve": Verb("show a run folder in a browser, read only and on this machine alone", "nothing"),
     "doctor": Verb("check versions, GDAL, torch, devices, disk and the demo's data", "nothing"),
 }
 

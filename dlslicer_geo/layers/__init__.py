@@ -9,16 +9,13 @@ from dlslicer_geo.layers.portrait import draw_portraits
 from dlslicer_geo.layers.predictions import write_predictions
 from dlslicer_geo.layers.saliency import questions_left, saliency_layer, stream_saliency, write_saliency
 from dlslicer_geo.layers.stream import Question
-from dlslicer_geo.layers.styles import PALETTE, city_colour
 from dlslicer_geo.layers.zones import by_polygon, read_polygons
 
 __all__ = [
-    "PALETTE",
     "Lattice",
     "Question",
     "blend",
     "by_polygon",
-    "city_colour",
     "draw_gallery",
     "draw_portraits",
     "hann",

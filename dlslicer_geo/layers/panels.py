@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dlslicer_geo.colours import rgb
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import styles
 from dlslicer_geo.layers.rasters import file_name
@@ -76,7 +77,7 @@ def heat(chip: Pixels, relevance: Relevance, limit: float) -> Pixels:
     value = _enlarged(relevance, chip.shape[:2])
     at = [stop.value for stop in stops]
     alpha = np.interp(value, at, [OPACITY * stop.alpha / 255 for stop in stops])[..., None]
-    colours = np.array([styles.rgb(stop.colour) for stop in stops])
+    colours = np.array([rgb(stop.colour) for stop in stops])
     colour = np.stack([np.interp(value, at, colours[:, channel]) for channel in range(3)], axis=-1)
     grey = GREY[0] + (GREY[1] - GREY[0]) / 255 * chip.mean(axis=-1, keepdims=True)
     return np.asarray(np.rint(grey * (1 - alpha) + colour * alpha), np.uint8)

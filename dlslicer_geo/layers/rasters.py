@@ -20,7 +20,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from dlslicer_geo import files
-from dlslicer_geo.layers import styles
+from dlslicer_geo.colours import rgb
 
 BLOCK = 256
 """Edge of a block in pixels."""
@@ -228,7 +228,7 @@ class _Tally:
 
 
 def _colours(answers: Mapping[str, str]) -> dict[int, tuple[int, int, int, int]]:
-    used = {index: (*styles.rgb(colour), 255) for index, colour in enumerate(answers.values())}
+    used = {index: (*rgb(colour), 255) for index, colour in enumerate(answers.values())}
     return {index: (0, 0, 0, 0) for index in range(256)} | used
 
 

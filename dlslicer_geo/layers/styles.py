@@ -9,31 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
-from dlslicer_geo.types import UNKNOWN
+import numpy as np
 
-_COLOURS = """
-    #e69f00 #56b4e9 #009e73 #f0e442 #0072b2 #d55e00 #cc79a7 #5d3a9b #880000 #66ffff #5588ff #44ddaa #775566 #662255
-    #bb2211 #66ffaa #44ddff #77bb77 #cccc66 #33cccc #5599dd #886655 #664477 #4466dd #660077 #664444 #886688 #446622
-    #dd6666 #00eedd #0088cc #ee7733 #6644bb #662233 #775588 #ffdd88 #ee88aa #11ccff #cc3344 #aa44aa #eebb00 #00aaff
-    #66eebb #33aacc #77aa88
-    """
-
-PALETTE: tuple[str, ...] = tuple(_COLOURS.split())
-"""45 colours. The first seven are Okabe and Ito's (Color Universal Design, 2008); each later one was taken as far as
-possible, in OKLab and for normal, deuteranope and protanope vision alike, from all those before it."""
-
-UNKNOWN_COLOUR = "#b8b8b8"
-"""A neutral grey for what the model does not know. In OKLab it lies 0.117 from the nearest colour of the palette, and
-0.033 for a deuteranope or protanope (two cities lie 0.047 apart at worst); so what can be hatched is hatched too."""
-
-POSITIVE = ("#fddbc7", "#f4a582", "#d6604d", "#b2182b")
-"""What speaks for a city, weak to strong (ColorBrewer RdBu, safe for the colour-blind)."""
-
-NEGATIVE = ("#d1e5f0", "#92c5de", "#4393c3", "#2166ac")
-"""What speaks against it, weak to strong."""
-
-CONFIDENCE = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
-"""Low to high confidence (ColorBrewer Blues)."""
+from dlslicer_geo.colours import CONFIDENCE, DIVERGING, UNKNOWN_COLOUR, rgb
 
 
 class Stop(NamedTuple):
@@ -44,34 +22,12 @@ class Stop(NamedTuple):
     alpha: int
 
 
-def city_colour(index: int) -> str:
-    """The colour ``#rrggbb`` of a city by its place in the list of cities; after 45 the colours come again."""
-    return PALETTE[index % len(PALETTE)]
-
-
-def categories(cities: Sequence[str], *, unknown: bool) -> dict[str, str]:
-    """Answer → its colour ``#rrggbb``, in the order of a legend.
-
-    Args:
-        cities: city codes in the order of the palette.
-        unknown: whether the model can answer ``unknown``, which then comes last.
-    """
-    colours = {city: city_colour(index) for index, city in enumerate(cities)}
-    return colours | ({UNKNOWN: UNKNOWN_COLOUR} if unknown else {})
-
-
-def rgb(colour: str) -> tuple[int, int, int]:
-    """The three bytes of ``#rrggbb``."""
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
 def diverging(limit: float) -> list[Stop]:
     """A ramp from ``-limit`` to ``limit`` whose opacity grows with the distance from 0."""
-    colours = [*reversed(NEGATIVE), "#f7f7f7", *POSITIVE]
-    steps = range(-len(NEGATIVE), len(POSITIVE) + 1)
+    steps = np.linspace(-1, 1, len(DIVERGING))
     return [
-        Stop(limit * step / len(POSITIVE), colour, round(255 * abs(step) / len(POSITIVE)))
-        for step, colour in zip(steps, colours, strict=True)
+        Stop(limit * float(step), colour, round(255 * abs(float(step))))
+        for step, colour in zip(steps, DIVERGING, strict=True)
     ]
 
 
@@ -144,8 +100,8 @@ def polygons_qml(column: str, limit: float, *, largest: float) -> str:
     renderer = ET.SubElement(document, "renderer-v2", attributes | {"attr": column, "forceraster": "0"})
     ranges = ET.SubElement(renderer, "ranges")
     symbols = ET.SubElement(renderer, "symbols")
-    colours = [*reversed(NEGATIVE), *POSITIVE]
-    edges = [limit * step / len(POSITIVE) for step in range(-len(NEGATIVE), len(POSITIVE) + 1)]
+    colours = [colour for colour in DIVERGING if colour != DIVERGING[len(DIVERGING) // 2]]
+    edges = [limit * step for step in np.linspace(-1, 1, len(colours) + 1).tolist()]
     edges[0], edges[-1] = min(edges[0], -largest), max(edges[-1], largest)
     for index, colour in enumerate(colours):
         low, high = edges[index : index + 2]

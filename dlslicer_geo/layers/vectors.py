@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dlslicer_geo import files
+from dlslicer_geo.colours import UNKNOWN_COLOUR, categories
 from dlslicer_geo.layers import styles
 from dlslicer_geo.layers.geopackage import Style, write_geopackage
 from dlslicer_geo.types import APPROXIMATE_NOTE, DETECTORS, UNKNOWN, Predictions
@@ -83,7 +84,7 @@ def write_predictions_layer(
 
 def answers_of(found: Predictions) -> dict[str, str]:
     """What the model can answer, with colours, in the order of the legend and of the values of a city raster."""
-    return styles.categories(found.cities, unknown=found.threshold is not None)
+    return categories(found.cities, unknown=found.threshold is not None)
 
 
 def detector_tags(found: Predictions) -> dict[str, str]:
@@ -94,9 +95,7 @@ def detector_tags(found: Predictions) -> dict[str, str]:
 
 
 def _what(answers: Mapping[str, str]) -> str:
-    return (
-        "predicted city, or unknown to the model" if styles.UNKNOWN_COLOUR in answers.values() else "predicted city"
-    )
+    return "predicted city, or unknown to the model" if UNKNOWN_COLOUR in answers.values() else "predicted city"
 
 
 def _score(found: Predictions) -> NDArray[np.float64]:

@@ -26,8 +26,9 @@ from dlslicer_geo.pipeline.pieces import (
 )
 from dlslicer_geo.pipeline.readers import optional_json, optional_table, other_run, read_given
 from dlslicer_geo.pipeline.runs import Run
+from dlslicer_geo.pipeline.showing import catalog, draw_map
 from dlslicer_geo.pipeline.steps import Done, Station
-from dlslicer_geo.types import APPROXIMATE, Layer
+from dlslicer_geo.types import APPROXIMATE
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -254,16 +255,6 @@ def similar(run: Run) -> Done:
     return Done(files=files)
 
 
-def draw_map(run: Run) -> Done:
-    """Every layer written so far → ``map.html``."""
-    from dlslicer_geo.webmap import webmap
-
-    footprints = Layer(kind="scenes", path=run.folder / "scenes.parquet", title="Scenes")
-    path = run.folder / "map.html"
-    webmap([footprints, *run.layers()], title=run.config.map.title).save(path)
-    return Done(files=[path])
-
-
 STATIONS = (
     Station(name="scan", work=scan, needs=(), sections=("data", "chips"), rooms=("scenes",)),
     Station(name="cut", work=cut, needs=("scenes.parquet",), sections=("chips", "split"), rooms=("chips", "splits")),
@@ -339,8 +330,15 @@ STATIONS = (
         rooms=("similarity",),
     ),
     Station(name="map", work=draw_map, needs=("scenes.parquet", "layers"), sections=("map",), rooms=("webmap",)),
+    Station(
+        name="catalog",
+        work=catalog,
+        needs=("scenes.parquet", "layers", "model.ckpt?", "metrics.json?"),
+        sections=("map", "catalog"),
+        rooms=("layers",),
+    ),
 )
 """The stations in order."""
 
-APPLIED = tuple(s for s in STATIONS if s.name in ("scan", "cut", "predict", "explain", "map"))
+APPLIED = tuple(s for s in STATIONS if s.name in ("scan", "cut", "predict", "explain", "map", "catalog"))
 """The stations of a model that is applied to new images."""

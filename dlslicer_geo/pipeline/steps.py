@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dlslicer_geo.pipeline.runs import Run
 
 PACKAGE = Path(__file__).parents[1]
-HALL = ("errors", "types", "files", "pixels")
+HALL = ("errors", "types", "files", "pixels", "colours")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 
+from dlslicer_geo import colours
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.types import Layer, Progress, quiet
 from dlslicer_geo.webmap import overlays, shapes
@@ -61,7 +62,7 @@ def webmap(layers: Sequence[Layer], *, title: str = "Which city is this?", progr
             if groups
         ],
         "start": _start(places),
-        "ramps": {"saliency": overlays.DIVERGING, "confidence": overlays.SEQUENTIAL},
+        "ramps": {"saliency": colours.DIVERGING, "confidence": colours.CONFIDENCE},
     }
     return WebMap(content)
 

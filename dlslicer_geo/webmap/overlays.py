@@ -21,6 +21,7 @@ from rasterio.transform import array_bounds
 from rasterio.warp import calculate_default_transform, reproject, transform
 
 from dlslicer_geo import pixels
+from dlslicer_geo.colours import CONFIDENCE, DIVERGING
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.types import Channels, Layer
 
@@ -32,12 +33,6 @@ LONGEST = 2048
 
 CRISP = 32
 """Pixels across a cell that is drawn with sharp edges: nearest-neighbour warping moves an edge by half a pixel."""
-
-DIVERGING = ("#2166ac", "#4393c3", "#92c5de", "#f7f7f7", "#f4a582", "#d6604d", "#b2182b")
-"""Against … nothing … for (ColorBrewer RdBu, turned)."""
-
-SEQUENTIAL = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
-"""Low … high (ColorBrewer Blues)."""
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]
@@ -101,7 +96,7 @@ def _confidence(source: Any, layer: Layer) -> tuple[Bytes, list[list[float]]]:
     )
     low, high = layer.limits or (0.0, 1.0)
     share = np.clip((values[0] - low) / (high - low), 0, 1)
-    return _coloured(share, SEQUENTIAL, np.isfinite(share).astype(float)), bounds
+    return _coloured(share, CONFIDENCE, np.isfinite(share).astype(float)), bounds
 
 
 def _saliency(source: Any, layer: Layer) -> tuple[Bytes, list[list[float]]]:
