@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BESIDE", "SECTIONS", "CatalogConfig", "CheckConfig", "Config", "DataConfig", "ExplainConfig", "FitConfig",
-    "MapConfig", "ModelConfig", "PredictConfig", "ProbeConfig", "ScoreConfig", "SimilarConfig", "build_parser", "describe", "dump",
-    "is_address", "load", "of_images", "to_dict",
+    "MapConfig", "ModelConfig", "PredictConfig", "ProbeConfig", "ScoreConfig", "SimilarConfig", "build_parser",
+    "describe", "dump", "is_address", "load", "of_images", "to_dict",
 ]  # fmt: skip
 
 BESIDE = (
