@@ -22,7 +22,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -m "not slow and not browser and not gpu"
+	$(BIN)/pytest -m "not slow and not browser and not qgis and not gpu"
 
 check: lint
 	$(BIN)/pytest -m "not gpu"
