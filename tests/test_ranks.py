@@ -84,6 +84,7 @@ rank, world = ranks.rank_and_world()
 said = ranks.first(lambda: {"from": ranks.rank_and_world()[0], "of": world})
 ranks.wait()
 say(rank, said)
+ranks.wait()  # the first one takes all with it
 
 def refuse():
     raise ConfigError("this cannot be done")
