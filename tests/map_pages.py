@@ -46,6 +46,9 @@ class Browser:
             route.abort()
 
     def open(self, path: Path, width: int = 1280, height: int = 800) -> Any:
+        self.page.goto("about:blank")
+        self.requests.clear()
+        self.errors.clear()
         self.page.set_viewport_size({"width": width, "height": height})
         self.page.goto(path.as_uri())
         self.page.wait_for_selector(".folium-map[data-ready=yes]")
@@ -56,7 +59,8 @@ class Browser:
         self.page.mouse.click(*at)
 
     def fly_to(self, place: str) -> None:
-        self.page.get_by_label("Go to").select_option(label=place)
+        self.page.get_by_label("Search").fill(place)
+        self.page.get_by_label("Search").press("Enter")
         self.page.wait_for_timeout(1400)
 
     def pixels(self, selector: str) -> Any:

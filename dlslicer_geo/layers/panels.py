@@ -63,7 +63,7 @@ def over(why: Saliency, layer: str, at: int, edge: int) -> NDArray[np.float32]:
 
 
 def heat(chip: Pixels, relevance: Relevance, limit: float) -> Pixels:
-    """A heat map over its chip: red speaks for the city, blue against it, and 0 leaves the chip grey.
+    """A heat map over its chip: red speaks for the city, blue-violet against it, and 0 leaves the chip grey.
 
     Args:
         chip: (edge, edge, 3).

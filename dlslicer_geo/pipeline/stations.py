@@ -242,7 +242,8 @@ def _probed(run: Run, name: str) -> DataFrame | None:
 
 
 def similar(run: Run) -> Done:
-    """Predictions → ``similarity.csv`` and ``neighbours.parquet``."""
+    """Predictions → ``similarity.csv``, its figure and ``neighbours.parquet``."""
+    from dlslicer_geo import report
     from dlslicer_geo.predict import read_predictions
     from dlslicer_geo.similarity import similar as compare
 
@@ -252,7 +253,12 @@ def similar(run: Run) -> Done:
         write_text(run.folder / "similarity.csv", matrix.to_csv(lineterminator="\n")),
         write_table(look_alikes, run.folder / "neighbours.parquet", run.provenance),
     ]
-    return Done(files=files)
+    drawn = [run.folder / "figures" / f"similarity.{kind}" for kind in ("png", "svg")]
+    for stale in drawn:
+        stale.unlink(missing_ok=True)
+    if len(matrix) > 1:
+        report.draw_similarity(matrix, drawn[0])
+    return Done(files=[*files, *(figure for figure in drawn if figure.exists())])
 
 
 STATIONS = (
@@ -327,7 +333,7 @@ STATIONS = (
         work=similar,
         needs=("chips.parquet", "predictions/manifest.json"),
         sections=("similar",),
-        rooms=("similarity",),
+        rooms=("similarity", "report"),
     ),
     Station(name="map", work=draw_map, needs=("scenes.parquet", "layers"), sections=("map",), rooms=("webmap",)),
     Station(
