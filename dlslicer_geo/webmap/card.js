@@ -74,6 +74,8 @@ function dlslicerCard(map, data, colour) {
     const line = element("p", "", "chip " + chip.id + " of " + chip.scene);
     add(line, document.createTextNode((site ? ", site " + site : "") + (chip.date ? ", " + chip.date : "")));
     if (!scene || !scene.href) return [line];
+    const beyond = window.location.protocol !== "file:" && scene.href.startsWith("../"); // a server shows the run alone
+    if (beyond) return [line, element("p", "", "file " + decodeURIComponent(scene.href))];
     const link = element("a", "", "Open the scene's file");
     link.href = scene.href;
     link.target = "_blank";
