@@ -5,6 +5,8 @@ function dlslicerCard(map, data, colour) {
   const code = (city) => (data.cities[city] ? data.cities[city].code : "unknown");
   const scenes = new Map(Object.entries(data.scenes || {}));
   const pictures = new Map();
+  const world = [[-L.Projection.SphericalMercator.MAX_LATITUDE, -180], [L.Projection.SphericalMercator.MAX_LATITUDE, 180]];
+  let imagery = null;
   let picked = null;
 
   (data.sections || []).filter((section) => section.kind === "image").forEach((section) => {
@@ -14,24 +16,28 @@ function dlslicerCard(map, data, colour) {
   const corners = (ring) => [0, 2, 4, 6].map((i) => [ring[i], ring[i + 1]]);
   const metres = (lat, lon) => map.options.crs.project(L.latLng(lat, lon));
 
-  function windowOf(picture, ring) {
-    const [low, high] = picture.bounds.map(([lat, lon]) => metres(lat, lon));
+  // a chip in parts of what lies between two corners, from west to east and from north to south
+  function windowOf(bounds, ring) {
+    const [low, high] = bounds.map(([lat, lon]) => metres(lat, lon));
     const points = corners(ring).map(([lat, lon]) => metres(lat, lon));
     const across = points.map((p) => (p.x - low.x) / (high.x - low.x));
     const down = points.map((p) => (high.y - p.y) / (high.y - low.y));
     return { left: Math.min(...across), right: Math.max(...across), top: Math.min(...down), bottom: Math.max(...down) };
   }
 
-  // cropped here, from the picture that the map shows anyway
-  function thumbnail(chip) {
-    const picture = pictures.get(chip.scene);
-    if (!picture || !chip.ring) return null;
-    const cut = windowOf(picture, chip.ring);
-    if (cut.right <= 0 || cut.bottom <= 0 || cut.left >= 1 || cut.top >= 1) return null;
+  function canvasOf(chip) {
     const canvas = element("canvas", "dl-thumb");
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", "Picture of chip " + chip.id);
     canvas.width = canvas.height = 232;
+    return canvas;
+  }
+
+  // cropped here, from the picture that the map shows anyway
+  function cropped(chip, picture) {
+    const cut = windowOf(picture.bounds, chip.ring);
+    if (cut.right <= 0 || cut.bottom <= 0 || cut.left >= 1 || cut.top >= 1) return null;
+    const canvas = canvasOf(chip);
     const image = new Image();
     image.onload = () => {
       const [w, h] = [image.naturalWidth, image.naturalHeight];
@@ -45,6 +51,20 @@ function dlslicerCard(map, data, colour) {
     };
     image.src = picture.src;
     return canvas;
+  }
+
+  // from the tiles of the imagery, once they can be read; a chip without any has no picture
+  function tiled(chip) {
+    const canvas = canvasOf(chip);
+    const drawn = (any) => { if (any) canvas.dataset.drawn = "yes"; else canvas.remove(); };
+    imagery(canvas, windowOf(world, chip.ring)).then(drawn, () => canvas.remove());
+    return canvas;
+  }
+
+  function thumbnail(chip) {
+    if (!chip.ring) return null;
+    if (imagery) return tiled(chip);
+    return pictures.has(chip.scene) ? cropped(chip, pictures.get(chip.scene)) : null;
   }
 
   function verdict(chip) {
@@ -104,5 +124,5 @@ function dlslicerCard(map, data, colour) {
   }
 
   map.on("popupclose", () => { if (picked) picked.remove(); picked = null; });
-  return { open };
+  return { open, setImagery: (draw) => { imagery = draw; } };
 }

@@ -66,6 +66,6 @@ function dlslicerChips(map, data) {
   return {
     modes: ["city", "confidence", "error", "split"], titles, edge, bare, verdicts, paint, splitColour,
     pattern: data.unknown ? hatching() : null,
-    open: card.open,
+    open: card.open, setImagery: card.setImagery,
   };
 }

@@ -16,12 +16,11 @@ from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
 from pmtiles.tile import Compression, TileType, zxy_to_tileid
-from rasterio.errors import RasterioError
 from rasterio.transform import from_bounds
 from rasterio.warp import transform_bounds
 
-from dlslicer_geo.errors import LayerError
 from dlslicer_geo.types import Progress, quiet
+from dlslicer_geo.webmap import overlays
 from dlslicer_geo.webmap.tiles import archive
 
 GRID = morecantile.tms.get("WebMercatorQuad")
@@ -56,26 +55,10 @@ def piece(path: Path, paint: Painter) -> Piece:
     Raises:
         LayerError: if it cannot be read as a raster, or has no CRS.
     """
-    with opened(path) as source:
+    with overlays.opened(path) as source:
         bounds = transform_bounds(source.crs, "EPSG:4326", *source.bounds)
         west, _, east, _ = transform_bounds(source.crs, "EPSG:3857", *source.bounds)
         return Piece(path=Path(path), bounds=bounds, metres=(east - west) / source.width, paint=paint)
-
-
-def opened(path: Path) -> Any:
-    """A raster that has a place on a map.
-
-    Raises:
-        LayerError: if it cannot be read as a raster, or has no CRS.
-    """
-    try:
-        source = rasterio.open(path)
-    except RasterioError as error:
-        raise LayerError(f"{path} cannot be read as a raster ({error}): write the layer again") from None
-    if source.crs is None:
-        source.close()
-        raise LayerError(f"{path} has no CRS, so it has no place on a map: give it one")
-    return source
 
 
 def zooms(pieces: Sequence[Piece], *, finer: float, deepest: int, most: int) -> tuple[int, int]:

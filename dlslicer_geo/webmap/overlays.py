@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def picture(layer: Layer) -> dict[str, Any]:
         LayerError: if the file cannot be read, has no CRS, or a saliency layer has no limits.
     """
     painters = {"image": _image, "city": _city, "confidence": _confidence}
-    with _open(str(layer.path)) as source:
+    with opened(layer.path) as source:
         if layer.kind == "saliency":
             depths, bounds = _saliency(source, layer)
             return {"title": layer.title, "bounds": bounds, "depths": depths}
@@ -65,7 +66,12 @@ def picture(layer: Layer) -> dict[str, Any]:
     return {"title": layer.title, "bounds": bounds, "src": _data_uri(rgba, lossy=layer.kind == "image")}
 
 
-def _open(path: str) -> Any:
+def opened(path: Path) -> Any:
+    """A raster that has a place on a map.
+
+    Raises:
+        LayerError: if it cannot be read as a raster, or has no CRS.
+    """
     try:
         source = rasterio.open(path)
     except RasterioError as error:
@@ -87,18 +93,13 @@ def _image(source: Any, layer: Layer) -> tuple[Bytes, list[list[float]]]:
 def _city(source: Any, layer: Layer) -> tuple[Bytes, list[list[float]]]:
     values, grid = _values(source, [1])
     numbers, bounds = _warp(values, grid, Resampling.nearest, nodata=255, finer=CRISP)
-    table = np.zeros((256, 4), np.uint8)
-    for value, colour in source.colormap(1).items():
-        table[value] = colour
-    return table[numbers[0]], bounds
+    return city_colours(source, numbers[0]), bounds
 
 
 def _confidence(source: Any, layer: Layer) -> tuple[Bytes, list[list[float]]]:
     values, grid = _values(source, [1])
     values, bounds = _warp(values, grid, Resampling.nearest, nodata=np.nan, finer=CRISP)
-    low, high = layer.limits or (0.0, 1.0)
-    share = np.clip((values[0] - low) / (high - low), 0, 1)
-    return coloured(share, CONFIDENCE, np.isfinite(share).astype(float)), bounds
+    return confidence_colours(values[0]), bounds
 
 
 def _saliency(source: Any, layer: Layer) -> tuple[list[dict[str, Any]], list[list[float]]]:
@@ -126,6 +127,21 @@ def scale_end(values: Floats) -> float:
     finite = np.abs(values[np.isfinite(values)])
     end = float(np.percentile(finite, LIMIT_PERCENTILE)) if finite.size else 0.0
     return end if end > 0 else 1.0
+
+
+def city_colours(source: Any, numbers: NDArray[Any]) -> Bytes:
+    """RGBA (..., 4) of city numbers along the palette of their file; 255, where there is none, is clear."""
+    table = np.zeros((256, 4), np.uint8)
+    for value, colour in source.colormap(1).items():
+        table[value] = colour
+    table[255] = 0
+    painted: Bytes = table[numbers]
+    return painted
+
+
+def confidence_colours(values: Floats) -> Bytes:
+    """RGBA (..., 4) of confidence from 0 to 1, as the legend says; clear where there is none."""
+    return coloured(np.clip(np.nan_to_num(values), 0, 1), CONFIDENCE, np.isfinite(values).astype(float))
 
 
 def signed_colours(values: Floats, limit: float) -> Bytes:
@@ -180,16 +196,14 @@ def _colours(source: Any, layer: Layer, valid: NDArray[np.bool_]) -> Bytes:
         looked_up: Bytes = table[np.minimum(values[0], len(table) - 1)].transpose(2, 0, 1)
         return looked_up
     if values.dtype != np.uint8 and channels.low is None:
-        channels = _stretch(values, valid, channels)
+        channels = stretched(values[:, valid] if valid.any() else values, channels)
     return pixels.shown(values, channels)
 
 
-def _stretch(values: NDArray[Any], valid: NDArray[np.bool_], channels: Channels) -> Channels:
-    """Limits at the 2nd and the 98th percentile of an image."""
-    inside = values[:, valid] if valid.any() else values.reshape(len(values), -1)
-    low, high = np.nanpercentile(inside, (2, 98)).tolist()
-    high = max(high, low + 1e-12)
-    return Channels(bands=channels.bands, low=(low,) * 3, high=(high,) * 3)
+def stretched(values: NDArray[Any], channels: Channels) -> Channels:
+    """Channels whose limits are the 2nd and the 98th percentile of an image's valid values."""
+    low, high = np.nanpercentile(values, (2, 98)).tolist()
+    return Channels(bands=channels.bands, low=(low,) * 3, high=(max(high, low + 1e-12),) * 3)
 
 
 def coloured(share: Floats, ramp: tuple[str, ...], alpha: Floats) -> Bytes:

@@ -119,7 +119,7 @@ class _App(MacroElement):
         own = resources.files(__package__)
         self.policy = policy(content)
         self.css = (own / "map.css").read_text(encoding="utf-8")
-        names = (*SCRIPTS[:-1], "tiles.js", SCRIPTS[-1]) if content["tiles"] else SCRIPTS
+        names = (*SCRIPTS[:-1], "imagery.js", "tiles.js", SCRIPTS[-1]) if content["tiles"] else SCRIPTS
         self.js = "\n".join([*scripts, *((own / name).read_text(encoding="utf-8") for name in names)])
         folder = Path(leaflet.BASE_DIR)
         script = (folder / "leaflet.js").read_text(encoding="utf-8")

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
-from dlslicer_geo import colours, pixels
+from dlslicer_geo import pixels
 from dlslicer_geo.types import Channels, Layer
 from dlslicer_geo.webmap import overlays
-from dlslicer_geo.webmap.mosaic import SIDE, Bytes, Painter, opened
+from dlslicer_geo.webmap.mosaic import SIDE, Bytes, Painter
 
 SAMPLE = 256
 """Pixels along a file from which the limits of its colours are taken."""
@@ -34,25 +34,17 @@ def saliency(band: str, limit: float) -> Painter:
 
 def confidence(source: Any, place: Affine) -> Bytes:
     """Colours of confidence from 0 to 1."""
-    values = _warped(source, place, 1, Resampling.nearest, np.nan)
-    return overlays.coloured(
-        np.clip(np.nan_to_num(values), 0, 1), colours.CONFIDENCE, np.isfinite(values).astype(float)
-    )
+    return overlays.confidence_colours(_warped(source, place, 1, Resampling.nearest, np.nan))
 
 
 def city(source: Any, place: Affine) -> Bytes:
     """Colours of the palette of the file."""
-    table = np.zeros((256, 4), np.uint8)
-    for value, colour in source.colormap(1).items():
-        table[value] = colour
-    table[255] = 0
-    painted: Bytes = table[_warped(source, place, 1, Resampling.nearest, 255)]
-    return painted
+    return overlays.city_colours(source, _warped(source, place, 1, Resampling.nearest, 255))
 
 
 def image(layer: Layer) -> Painter:
     """Imagery as the model sees it; without limits, stretched by itself as a whole."""
-    with opened(layer.path) as source:
+    with overlays.opened(layer.path) as source:
         channels = layer.channels or pixels.default_channels(source, None)
         palette = pixels.palette(source, channels.bands[0])
         if palette is None and source.dtypes[0] != "uint8" and channels.low is None:
@@ -80,7 +72,7 @@ def depths(layers: Sequence[Layer]) -> dict[str, float]:
     """
     found: dict[str, list[NDArray[Any]]] = {}
     for layer in layers:
-        with opened(layer.path) as source:
+        with overlays.opened(layer.path) as source:
             shape = tuple(min(length, SAMPLE) for length in source.shape)
             for name, band in overlays.depth_bands(source).items():
                 found.setdefault(name, []).append(source.read(band, out_shape=shape).ravel())
@@ -99,5 +91,4 @@ def _stretched(source: Any, channels: Channels) -> Channels:
     shrink = max(1.0, max(source.shape) / SAMPLE)
     shape = tuple(max(1, round(length / shrink)) for length in source.shape)
     values = source.read(list(channels.bands), out_shape=(3, *shape), masked=True)
-    low, high = np.nanpercentile(values.compressed() if values.count() else values.data, (2, 98)).tolist()
-    return Channels(bands=channels.bands, low=(low,) * 3, high=(max(high, low + 1e-12),) * 3)
+    return overlays.stretched(values.compressed() if values.count() else values.data, channels)

@@ -55,6 +55,8 @@ def read_chips(layer: Layer) -> gpd.GeoDataFrame:
     needed = ["chip_id", "scene_id", "site", "split", "truth", "city", "confidence", "colour"]
     if missing := [name for name in needed if name not in table.columns]:
         raise LayerError(f"{layer.path} has no column {', '.join(missing)}: write the predictions again")
+    if bad := int((~np.isfinite(table["confidence"].astype(float))).sum()):
+        raise LayerError(f"{layer.path} has {bad} chips whose confidence is no number: write the predictions again")
     if "answer" not in table:
         table["answer"] = table["city"]
     truth = table["truth"].where(table["truth"].notna(), None)

@@ -64,8 +64,10 @@ function dlslicerTiles(map, data, chips) {
   function openRaster(raster, source) {
     const [first, last] = raster.zooms;
     const options = { pane: "dl-" + raster.kind, minZoom: first - 0.5, maxZoom: 21, maxNativeZoom: last, noWrap: true, bounds: raster.bounds };
+    const archive = new pmtiles.PMTiles(source);
     rasters[raster.name].clearLayers();
-    rasters[raster.name].addLayer(pmtiles.leafletRasterLayer(new pmtiles.PMTiles(source), options));
+    rasters[raster.name].addLayer(pmtiles.leafletRasterLayer(archive, options));
+    if (raster.kind === "image") chips.setImagery(dlslicerImagery(archive, raster.zooms));
   }
 
   /* ---- where the tiles come from ---- */
