@@ -42,12 +42,12 @@ def tiles_of(path: Path) -> dict[tuple[int, ...], bytes]:
 
 def test_a_map_over_its_budget_is_a_small_page_with_tiles_beside_it(tmp_path: Path) -> None:
     written = webmap(layers(tmp_path), budget_mb=0.1).save(tmp_path / "map.html")
-    names = ["map.html", "chips.pmtiles", "saliency-1.pmtiles", "saliency-2.pmtiles"]
+    names = ["map.html", "chips.pmtiles", "saliency-1.pmtiles", "saliency-2.pmtiles", "image.pmtiles"]
     assert [path.name for path in written] == names and all(path.is_file() for path in written)
     assert {path.parent for path in written[1:]} == {tmp_path / "map"}
     content = content_of(tmp_path / "map.html")
     assert content["tiles"]["rasters"][1]["title"] == "../layer4"
-    assert [raster["limit"] for raster in content["tiles"]["rasters"]] == [20, 2]
+    assert [raster["limit"] for raster in content["tiles"]["rasters"]] == [20, 2, None]
     assert all(not section["groups"] for section in content["sections"] if section["kind"] != "scenes")
     assert sum(place["chips"] for place in content["places"]) == ACROSS**2
     (tmp_path / "map" / "saliency-9.pmtiles").write_bytes(b"of an earlier map")

@@ -107,8 +107,49 @@ def test_chips_from_tiles_are_drawn_recoloured_and_clicked(
     popup.wait_for()
     assert f"chip {1000 + 4 * ACROSS + 4} of {EVIL}" in popup.inner_text() and "almaty" in popup.inner_text()
     assert popup.locator(".dl-bars li").count() == 3 and popup.locator("img").count() == 0
+    check_picture(popup)
     page.screenshot(path=tmp_path / "large.png")
     assert page.evaluate("() => window.pwned") is None
+    assert browser.errors == [] and browser.requests == []
+
+
+def check_picture(popup: Any) -> None:
+    """The picture of the chip of row and column 4: its part of the ramps of ``image_layer``, and all of it."""
+    popup.locator("canvas[data-drawn=yes]").wait_for()
+    drawn = popup.locator("canvas").evaluate("c => Array.from(c.getContext('2d').getImageData(0, 0, 232, 232).data)")
+    picture = np.array(drawn).reshape(232, 232, 4)[8:-8, 8:-8].astype(float)
+    assert picture[..., 3].min() == 255, "no gap between tiles"
+    across = 255 / (STRIDE * (ACROSS + 1))
+    red, green = picture[..., 0], picture[..., 1]
+    assert red.mean() == pytest.approx(500 * across, abs=3) and green.mean() == pytest.approx(500 * across, abs=3)
+    assert red[:, -8:].mean() - red[:, :8].mean() == pytest.approx(200 * across, abs=6)
+    assert green[-8:].mean() - green[:8].mean() == pytest.approx(200 * across, abs=6)
+
+
+@pytest.mark.browser
+def test_search_and_swipe_do_what_they_say_on_a_large_map(address: str, browser: Browser) -> None:
+    page = shown(browser, f"{address}map.html")
+    page.get_by_label("Chips", exact=True).uncheck()
+    browser.fly_to("almaty")
+    assert (
+        page.evaluate("map_here().getBounds().contains([43.255, 76.89])")
+        and page.evaluate("map_here().getZoom()") > 13
+    )
+    look_at(page, 9.0, 9.0, 16)
+    for pane in ("saliency", "image"):
+        tiles = f"[...document.querySelectorAll('.leaflet-dl-{pane}-pane img')]"
+        page.wait_for_function(f"() => {tiles}.length && {tiles}.every((tile) => tile.naturalWidth)")
+    page.wait_for_timeout(500)
+    both = browser.pixels(".folium-map").astype(int)
+    page.get_by_role("checkbox", name="Swipe").check()
+    page.get_by_role("slider", name="Swipe").focus()
+    page.keyboard.press("End")
+    bare = browser.pixels(".folium-map").astype(int)
+    assert np.abs(both - bare)[300:500, 600:700].mean() > 20, "there is something to hide"
+    for _ in range(5):
+        page.keyboard.press("PageDown")
+    swiped = browser.pixels(".folium-map").astype(int)
+    assert np.abs(swiped - bare)[300:500, 560:630].max() < 3 and np.abs(swiped - both)[300:500, 665:720].max() < 3
     assert browser.errors == [] and browser.requests == []
 
 

@@ -125,6 +125,17 @@ def test_search_flies_to_a_city_and_a_scene_and_says_when_there_is_none(page: Pa
     assert browser.requests == [] and browser.errors == []
 
 
+def test_after_a_search_the_map_stays_where_the_reader_moves_it(page: Path, browser: Browser) -> None:
+    """A search field tells of its change when it is left, long after Enter."""
+    shown = browser.open(page)
+    browser.fly_to("chico")
+    shown.evaluate("map_here().panBy([200, 0], {animate: false})")
+    before = shown.evaluate("map_here().getCenter().lng")
+    shown.get_by_label("Imagery", exact=True).uncheck()
+    shown.wait_for_timeout(1200)
+    assert shown.evaluate("map_here().getCenter().lng") == before
+
+
 def test_chips_take_the_colours_of_the_mode_and_the_legend_follows(page: Path, browser: Browser) -> None:
     shown = browser.open(page)
     for name in ("What gave it away", "Imagery", "Scene outlines"):

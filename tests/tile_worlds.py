@@ -1,4 +1,4 @@
-"""Chips, scenes and saliency at Almaty in, for the tests of large maps."""
+"""Chips, scenes, saliency and imagery at Almaty in, for the tests of large maps."""
 
 from __future__ import annotations
 
@@ -62,6 +62,19 @@ def saliency_layer(folder: Path) -> Layer:
     return Layer(kind="saliency", path=path, title="s", group="almaty", limits=(-2, 2))
 
 
+def image_layer(folder: Path) -> Layer:
+    """Imagery under all chips: red grows from west to east, green from north to south, 0 to 255."""
+    pixels = (ACROSS + 1) * STRIDE // 2
+    ramp = np.broadcast_to(np.linspace(0, 255, pixels).astype(np.uint8), (pixels, pixels))
+    options: dict[str, Any] = {"driver": "GTiff", "dtype": "uint8", "crs": ZONE, "count": 3}
+    path = folder / "i.tif"
+    with rasterio.open(
+        path, "w", width=pixels, height=pixels, transform=Affine(2, 0, WEST, 0, -2, NORTH), **options
+    ) as made:
+        made.write(np.stack([ramp, ramp.T, np.full_like(ramp, 90)]))
+    return Layer(kind="image", path=path, title="i", group="almaty")
+
+
 def layers(folder: Path) -> list[Layer]:
     scenes = gpd.GeoDataFrame(
         {"scene_id": [EVIL], "city": ["almaty"], "site": ["a"], "path": ["s.tif"]},
@@ -73,4 +86,5 @@ def layers(folder: Path) -> list[Layer]:
         Layer(kind="scenes", path=folder / "scenes.parquet", title="Scenes"),
         chip_layer(folder),
         saliency_layer(folder),
+        image_layer(folder),
     ]

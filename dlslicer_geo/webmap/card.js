@@ -5,7 +5,8 @@ function dlslicerCard(map, data, colour) {
   const code = (city) => (data.cities[city] ? data.cities[city].code : "unknown");
   const scenes = new Map(Object.entries(data.scenes || {}));
   const pictures = new Map();
-  const world = [[-L.Projection.SphericalMercator.MAX_LATITUDE, -180], [L.Projection.SphericalMercator.MAX_LATITUDE, 180]];
+  const pole = L.Projection.SphericalMercator.MAX_LATITUDE;
+  const world = [[-pole, -180], [pole, 180]];
   let imagery = null;
   let picked = null;
 

@@ -1,9 +1,10 @@
 /* Part of the imagery's tiles in, drawn on a canvas out: the picture of a chip where none lies in the page. */
-function dlslicerImagery(archive, [first, last]) {
+function dlslicerImagery(archive, zooms) {
   "use strict";
+  const [first, last] = zooms;
   const side = 256; // pixels along a tile
 
-  // a whole square of tiles would leave hairlines between them: their edges are whole pixels of the canvas
+  // edges of tiles are whole pixels of the canvas, or there would be hairlines between them
   async function drawTile(pen, box, scale, { zoom, x, y }) {
     const found = await archive.getZxy(zoom, x, y);
     if (!found) return false;

@@ -7,6 +7,7 @@ function dlslicerSearch(map, data) {
   const found = new Map(); // lower case → {text, bounds}
   const everything = data.places.reduce((all, place) => all.extend(place.bounds), L.latLngBounds(data.places[0].bounds));
   let here = data.start;
+  let sought = ""; // a field tells of its change once more when it is left
 
   function note(text, bounds) {
     if (!text) return;
@@ -37,6 +38,7 @@ function dlslicerSearch(map, data) {
   }
 
   function seek(input) {
+    sought = input.value;
     if (!input.value.trim()) return;
     const hit = match(input.value);
     if (!hit) { say("Nothing here is called “" + input.value.trim() + "”."); return; }
@@ -65,7 +67,7 @@ function dlslicerSearch(map, data) {
     Object.assign(input, { type: "search", placeholder: "City, site or scene", autocomplete: "off" });
     input.setAttribute("aria-label", "Search");
     input.setAttribute("list", "dl-names");
-    input.addEventListener("change", () => seek(input));
+    input.addEventListener("change", () => { if (input.value !== sought) seek(input); });
     input.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); seek(input); } });
     const all = () => { here = -1; say("Everything"); fit(map, everything, true); };
     const row = add(element("div", "dl-jump"), button("", "‹", "Previous place", () => jump(-1)),
