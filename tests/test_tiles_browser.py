@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from map_pages import Browser, chromium
+from map_layers import naip_layers, scene_layer
+from map_pages import Browser, chromium, content_of, served
 from pyproj import Transformer
 from tile_worlds import ACROSS, COLOURS, EVIL, NORTH, STRIDE, WEST, ZONE, layers
 
@@ -33,26 +31,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def address(run_folder: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "dlslicer_geo", "serve", str(run_folder), "--no-browser", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    found = re.match(r"http\S+", process.stdout.readline())
-    assert found is not None
-    yield found[0]
-    process.terminate()
-    process.communicate()
-
-
-def shown(browser: Browser, where: str, size: tuple[int, int] = (1280, 800)) -> Any:
-    """The page, whose requests go through: to this machine alone, as its policy says."""
-    page = browser.page
-    page.unroute_all()
-    page.on("requestfailed", lambda request: browser.requests.append(request.url))
-    page.on("response", lambda answer: browser.requests.append(answer.url) if answer.status >= 400 else None)
-    page.set_viewport_size({"width": size[0], "height": size[1]})
-    page.goto(where)
-    page.wait_for_selector(".folium-map[data-ready=yes]")
-    return page
+    with served(run_folder) as found:
+        yield found
 
 
 def look_at(page: Any, row: float, col: float, zoom: float) -> tuple[float, float]:
@@ -90,7 +70,7 @@ def near(found: list[int], wanted: str) -> bool:
 def test_chips_from_tiles_are_drawn_recoloured_and_clicked(
     run_folder: Path, address: str, browser: Browser, size: tuple[int, int], tmp_path: Path
 ) -> None:
-    page = shown(browser, f"{address}map.html", size)
+    page = browser.visit(f"{address}map.html", *size)
     if size[0] < 640:
         page.locator("#dl-panel summary").first.click()
     page.get_by_label("What gave it away", exact=True).uncheck()
@@ -128,7 +108,7 @@ def check_picture(popup: Any) -> None:
 
 @pytest.mark.browser
 def test_search_and_swipe_do_what_they_say_on_a_large_map(address: str, browser: Browser) -> None:
-    page = shown(browser, f"{address}map.html")
+    page = browser.visit(f"{address}map.html")
     page.get_by_label("Chips", exact=True).uncheck()
     browser.fly_to("almaty")
     assert (
@@ -149,14 +129,15 @@ def test_search_and_swipe_do_what_they_say_on_a_large_map(address: str, browser:
     for _ in range(5):
         page.keyboard.press("PageDown")
     swiped = browser.pixels(".folium-map").astype(int)
-    assert np.abs(swiped - bare)[300:500, 560:630].max() < 3 and np.abs(swiped - both)[300:500, 665:720].max() < 3
+    left, right = (slice(300, 500), slice(550, 610)), (slice(300, 500), slice(670, 730))
+    assert np.abs(swiped[left] - bare[left]).max() < 3 and np.abs(swiped[right] - both[right]).max() < 3
     assert browser.errors == [] and browser.requests == []
 
 
 @pytest.mark.browser
 def test_at_every_zoom_there_are_cells_or_chips(address: str, browser: Browser) -> None:
     """Leaflet rounds a zoom to that of its tiles, and drops tiles below the least zoom without rounding."""
-    page = shown(browser, f"{address}map.html")
+    page = browser.visit(f"{address}map.html")
     page.get_by_label("What gave it away", exact=True).uncheck()
     for zoom in (11, 12, 12.25, 12.5, 12.75, 13, 13.25):
         look_at(page, 5.0, 5.0, zoom)
@@ -169,7 +150,7 @@ def test_at_every_zoom_there_are_cells_or_chips(address: str, browser: Browser) 
 @pytest.mark.browser
 def test_a_chip_from_tiles_lies_within_a_pixel_of_where_it_is(address: str, browser: Browser) -> None:
     """At zoom 18, against pyproj: corners as the popup outlines them."""
-    page = shown(browser, f"{address}map.html")
+    page = browser.visit(f"{address}map.html")
     lat, lon = look_at(page, 5.0, 5.0, 18)
     page.wait_for_selector(".leaflet-dl-chips-pane canvas.leaflet-tile")
     colour(page)
@@ -191,7 +172,7 @@ def test_a_chip_from_tiles_lies_within_a_pixel_of_where_it_is(address: str, brow
 
 @pytest.mark.browser
 def test_saliency_tiles_are_shown_and_switched(address: str, browser: Browser) -> None:
-    page = shown(browser, f"{address}map.html")
+    page = browser.visit(f"{address}map.html")
     look_at(page, 6, 6, 15)
     page.wait_for_function(
         "() => [...document.querySelectorAll('.leaflet-dl-saliency-pane img')].some((i) => i.naturalWidth)"
@@ -223,3 +204,31 @@ def test_from_disk_there_is_an_overview_and_chosen_files_are_read(run_folder: Pa
     page.locator(".dl-bars").wait_for()
     assert page.evaluate("() => window.pwned") is None
     assert browser.errors == [] and browser.requests == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
+def test_a_page_that_holds_everything_works_from_serve_too(
+    data_root: Path, browser: Browser, size: tuple[int, int], tmp_path: Path
+) -> None:
+    layers = naip_layers(data_root, tmp_path)
+    layers.append(scene_layer(layers, tmp_path / "scenes.parquet"))
+    content = content_of(webmap(layers).save(tmp_path / "map.html")[0])
+    ring = np.array(content["sections"][0]["groups"][0]["items"][0]["ring"][1]).reshape(4, 2).mean(axis=0).tolist()
+    with served(tmp_path) as address:
+        page = browser.visit(address, *size)
+        panel = page.locator("#dl-panel summary").first
+        if size[0] < 640:
+            panel.click()
+        browser.fly_to(content["places"][0]["name"])
+        assert page.evaluate(f"map_here().getBounds().contains({ring})")
+        assert page.locator(".leaflet-dl-saliency-pane img").count() == 12
+        page.get_by_label("What gave it away", exact=True).uncheck()
+        assert page.locator(".leaflet-dl-saliency-pane img").count() == 0
+        if size[0] < 640:
+            panel.click()
+        page.evaluate(f"void map_here().setView({ring}, 17, {{animate: false}})")
+        browser.click_map(*ring)
+        page.locator(".dl-popup canvas[data-drawn=yes]").wait_for()
+        assert page.locator(".dl-popup a").count() == 0, "what lies outside the run is no link: it is not served"
+        assert browser.errors == [] and browser.requests == []

@@ -248,6 +248,11 @@ def test_what_cannot_be_drawn_is_an_error_in_one_sentence(tmp_path: Path) -> Non
     gpd.GeoDataFrame({"city": ["a"]}, geometry=[Point(0, 0).buffer(1)], crs=4326).to_file(tmp_path / "bare.gpkg")
     with pytest.raises(LayerError, match="has no column chip_id"):
         webmap([Layer(kind="chips", path=tmp_path / "bare.gpkg", title="")])
+    layer = chip_layer(tmp_path / "nan.gpkg", [("a", "chico", 0, box(0, 0, 1, 1))])
+    table = gpd.read_file(layer.path, layer="predictions").assign(confidence=np.nan)
+    table.to_file(layer.path, layer="predictions", driver="GPKG")
+    with pytest.raises(LayerError, match="has 1 chips whose confidence is no number"):
+        webmap([layer])
     path = write(tmp_path / "s.tif", np.zeros((2, 4, 4), np.float32), "EPSG:3857", Affine(1, 0, 9, 0, -1, 9))
     with pytest.raises(LayerError, match="has no limits"):
         webmap([Layer(kind="saliency", path=path, title="")])
