@@ -306,6 +306,22 @@ def test_hostile_names_are_text_everywhere(browser: Browser, tmp_path: Path) -> 
     assert browser.requests == [] and browser.errors == []
 
 
+def test_a_long_heading_covers_neither_the_scale_nor_what_is_fitted_on_a_phone(
+    page: Path, browser: Browser, tmp_path: Path
+) -> None:
+    rows = [(f"s{i}", "chico", i % 3, box(76.9, 43.2 + i / 9, 76.91, 43.21 + i / 9)) for i in range(9)]
+    webmap([chip_layer(tmp_path / "p.gpkg", rows)], title="A heading of several lines " * 4).save(
+        tmp_path / "map.html"
+    )
+    shown = browser.open(tmp_path / "map.html", 390, 844)
+    top = shown.locator("#dl-panel").bounding_box()["y"]
+    scale = shown.locator(".leaflet-control-scale-line").bounding_box()
+    assert top < 740 and scale["y"] + scale["height"] < top
+    lowest = shown.evaluate("map_here().latLngToContainerPoint([43.2, 76.9]).y")
+    assert lowest < top, "the southernmost chip"
+    assert browser.errors == []
+
+
 def test_a_reader_who_asks_for_less_motion_is_there_at_once(page: Path, browser: Browser) -> None:
     shown = browser.open(page)
     shown.emulate_media(reduced_motion="reduce")

@@ -26,10 +26,10 @@ function dlslicerCard(map, data, colour) {
     return { left: Math.min(...across), right: Math.max(...across), top: Math.min(...down), bottom: Math.max(...down) };
   }
 
-  function canvasOf(chip) {
+  function canvasOf(said) {
     const canvas = element("canvas", "dl-thumb");
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", "Picture of chip " + chip.id);
+    canvas.setAttribute("aria-label", said);
     canvas.width = canvas.height = 232;
     return canvas;
   }
@@ -38,7 +38,7 @@ function dlslicerCard(map, data, colour) {
   function cropped(chip, picture) {
     const cut = windowOf(picture.bounds, chip.ring);
     if (cut.right <= 0 || cut.bottom <= 0 || cut.left >= 1 || cut.top >= 1) return null;
-    const canvas = canvasOf(chip);
+    const canvas = canvasOf("Picture of chip " + chip.id);
     const image = new Image();
     image.onload = () => {
       const [w, h] = [image.naturalWidth, image.naturalHeight];
@@ -56,7 +56,7 @@ function dlslicerCard(map, data, colour) {
 
   // from the tiles of the imagery, once they can be read; a chip without any has no picture
   function tiled(chip) {
-    const canvas = canvasOf(chip);
+    const canvas = canvasOf("Imagery under chip " + chip.id);
     const drawn = (any) => { if (any) canvas.dataset.drawn = "yes"; else canvas.remove(); };
     imagery(canvas, windowOf(world, chip.ring)).then(drawn, () => canvas.remove());
     return canvas;

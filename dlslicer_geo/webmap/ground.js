@@ -26,10 +26,13 @@ const dlslicerTools = {
 
   percent: (share) => (share > 0 && share < 0.005 ? "< 1" : Math.round(100 * share)) + "\u00a0%",
 
+  // on a phone the panel lies along the lower edge, as high as its heading
+  sheet: () => document.querySelector("#dl-panel summary").offsetHeight,
+
   // what is fitted must not end up under the panel
   fit(map, bounds, animate) {
     const padding = dlslicerTools.narrow()
-      ? { paddingTopLeft: [28, 56], paddingBottomRight: [28, 104] }
+      ? { paddingTopLeft: [28, 56], paddingBottomRight: [28, dlslicerTools.sheet() + 28] }
       : { paddingTopLeft: [348, 40], paddingBottomRight: [64, 40] };
     if (animate && !dlslicerTools.still()) map.flyToBounds(bounds, { ...padding, maxZoom: 18, duration: 0.9 });
     else map.fitBounds(bounds, { ...padding, maxZoom: 18, animate: false });
@@ -99,7 +102,7 @@ function dlslicerPlaces(map, data) {
 /* There are no tiles, so degrees give the sense of place. */
 function dlslicerGraticule(map) {
   "use strict";
-  const { element, add, narrow } = dlslicerTools;
+  const { element, add, narrow, sheet } = dlslicerTools;
   const layer = L.layerGroup().addTo(map);
   const steps = [30, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005];
 
@@ -128,7 +131,7 @@ function dlslicerGraticule(map) {
       layer.addLayer(L.polyline([[k * step, view.getWest()], [k * step, view.getEast()]], line));
       const y = map.latLngToContainerPoint([k * step, corner.lng]).y;
       // the zoom buttons stand above, the scale bar below
-      if (y > 72 && y < size.y - (narrow() ? 126 : 52)) degree(k * step, step, "NS", [k * step, corner.lng], { right: "4px", top: "2px" });
+      if (y > 72 && y < size.y - (narrow() ? sheet() + 50 : 52)) degree(k * step, step, "NS", [k * step, corner.lng], { right: "4px", top: "2px" });
     }
   }
 

@@ -75,6 +75,9 @@ function dlslicerLegend(map, data, chips) {
       const each = data.tiles ? "over all files of a depth" : "in each file and depth";
       said.push("Relevance is blended over overlapping chips. Its scale ends at the 99th percentile of its size " + each + "; what exceeds it has the last colour.");
     }
+    if (data.tiles && kinds.includes("image")) {
+      said.push("The picture in a chip's card is the imagery of its place: where scenes overlap, it may be of another date.");
+    }
     if (!data.tiles && kinds.some((kind) => ["image", "saliency", "city", "confidence"].includes(kind))) {
       said.push("Pictures here are at most 2048 pixels wide; the files have every pixel.");
     }

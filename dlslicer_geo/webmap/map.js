@@ -1,7 +1,7 @@
 /* Draws the content of a dlslicer_geo map. Every text of the data goes through textContent, never through HTML. */
 function dlslicerMap(map, data) {
   "use strict";
-  const { element, add, fit, narrow, percent } = dlslicerTools;
+  const { element, add, fit, narrow, percent, sheet } = dlslicerTools;
   const depth = { ground: 205, grid: 210, image: 300, city: 320, confidence: 325, saliency: 340, scenes: 400, chips: 450, picked: 460, places: 620 };
 
   function panes() {
@@ -72,6 +72,9 @@ function dlslicerMap(map, data) {
     const box = add(document.getElementById("dl-panel"), details);
     L.DomEvent.disableClickPropagation(box);
     L.DomEvent.disableScrollPropagation(box);
+    const room = () => document.documentElement.style.setProperty("--sheet", sheet() + "px");
+    map.on("resize", room);
+    room();
     map.on("moveend", switches.refresh);
     switches.refresh();
   }
@@ -80,10 +83,11 @@ function dlslicerMap(map, data) {
   panes();
   L.control.scale({ position: "bottomright", imperial: false }).addTo(map);
   const search = dlslicerSearch(map, data);
-  fit(map, data.start >= 0 ? data.places[data.start].bounds : search.everything, false);
+  const start = data.start >= 0 ? data.places[data.start].bounds : search.everything;
   const chips = dlslicerChips(map, data);
   const drawn = withTiles(dlslicerLayers(map, data, chips), chips);
   panel(drawn, chips, search);
+  fit(map, start, false);
   keyboard(drawn, chips);
   dlslicerGraticule(map);
   dlslicerPlaces(map, data);
