@@ -101,7 +101,7 @@ def check_picture(popup: Any) -> None:
     assert picture[..., 3].min() == 255, "no gap between tiles"
     across = 255 / (STRIDE * (ACROSS + 1))
     red, green = picture[..., 0], picture[..., 1]
-    assert red.mean() == pytest.approx(500 * across, abs=3) and green.mean() == pytest.approx(500 * across, abs=3)
+    assert red.mean() == pytest.approx(500 * across, abs=1) and green.mean() == pytest.approx(500 * across, abs=1)
     assert red[:, -8:].mean() - red[:, :8].mean() == pytest.approx(200 * across, abs=6)
     assert green[-8:].mean() - green[:8].mean() == pytest.approx(200 * across, abs=6)
 
