@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from dlslicer_geo.cli.parser import Parser
@@ -25,10 +26,9 @@ def serve(words: list[str]) -> int:
 
     from dlslicer_geo import serve as server
 
-    try:
+    with suppress(KeyboardInterrupt):
         server.serve(Path(known.run), port=known.port, ready=_quietly if known.no_browser else _open)
-    except KeyboardInterrupt:
-        print("stopped")
+    print("stopped")
     return 0
 
 
