@@ -17,6 +17,7 @@ import shapely
 import towns
 from PIL import Image
 from pystac.validation import validate_dict
+from rio_cogeo.cogeo import cog_validate
 from shapely.geometry import box
 from stac_schemas import no_network, validator
 from test_qgis import qgis
@@ -34,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ground = gpd.GeoSeries([box(650_000, 4_699_900, 670_000, 4_700_200)], crs=32643).to_crs(4326)
     gpd.GeoDataFrame({"kind": ["park"]}, geometry=ground).to_file(home / "parks.gpkg")
     more = "explain: {per_city: 2, masked: true, polygons: parks.gpkg}\ncatalog: {flatgeobuf: true}\n"
-    experiment.write_text(towns.EXPERIMENT + more)
+    experiment.write_text(towns.EXPERIMENT.replace("embedding: false", "embedding: true") + more)
     assert main(["run", str(experiment), "--out", str(home / "run")]) == 0
     return home / "run"
 
@@ -42,13 +43,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_geotiff_is_a_strictly_valid_cog_with_a_style_beside_it(run: Path) -> None:
     paths = sorted((run / "gis").rglob("*.tif"))
     assert {path.parent.name for path in paths} == {"city", "confidence", "saliency", "masked"}
+    assert all(path.with_suffix(".qml").is_file() for path in paths)
+    assert [path for path in paths if cog_validate(path, strict=True) != (True, [], [])] == []
     rio = Path(sys.executable).with_name("rio")
-    for path in paths:
+    for path in {path.parent.name: path for path in paths}.values():  # the same again as people do it, one of a kind
         said = subprocess.run(
             [rio, "cogeo", "validate", "--strict", path], capture_output=True, text=True, timeout=60, check=True
         ).stdout
         assert "is a valid cloud optimized GeoTIFF" in said and "warnings" not in said.lower(), said
-        assert path.with_suffix(".qml").is_file()
 
 
 def test_every_document_of_the_catalogue_validates_and_every_file_it_names_is_there(run: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_project_of_hundreds_of_layers_folds_its_groups_and_names_each_once(
     assert [group.get("expanded") for group in groups] == [None, "1", *["0"] * 7]
     ids = [layer.findtext("id", "") for layer in root.iter("maplayer")]
     assert len(set(ids)) == 300 and min(map(len, ids)) > 10, "QGIS replaces shorter ones"
-    assert [layer.get("id") for layer in groups[2].iter("layer-tree-layer")] == ids[0::7]
+    assert [layer.get("id") for layer in groups[2].iter("layer-tree-layer")] == ids[:43]
     assert all((layer.findtext("datasource") or "").startswith("../") for layer in root.iter("maplayer"))
 
 

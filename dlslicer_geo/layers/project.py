@@ -69,7 +69,7 @@ def write_project(
     """
     target = Path(path)
     made = _write_scenes(layers, target.parent / "gis" / "scenes.gpkg")
-    ranked = sorted(layers, key=lambda layer: ORDER.index(layer.kind))
+    ranked = sorted(layers, key=lambda layer: (ORDER.index(layer.kind), layer.group))
     above = [_shown(layer, made) for layer in ranked if layer.kind not in GROUND]
     below = [_shown(layer, made) for layer in ranked if layer.kind in GROUND]
     shown = list(chain(_polygons(polygons), *above, _masked(masked), *below))
