@@ -44,6 +44,9 @@ def test_every_geotiff_is_a_strictly_valid_cog_with_a_style_beside_it(run: Path)
     paths = sorted((run / "gis").rglob("*.tif"))
     assert {path.parent.name for path in paths} == {"city", "confidence", "saliency", "masked"}
     assert all(path.with_suffix(".qml").is_file() for path in paths)
+    stations = json.loads((run / "run.json").read_text(encoding="utf-8"))["stations"]
+    listed = {run / name for station in stations.values() for name in station["outputs"]}
+    assert {*paths, *(path.with_suffix(".qml") for path in paths)} <= listed, "so that a lost one is made again"
     assert [path for path in paths if cog_validate(path, strict=True) != (True, [], [])] == []
     rio = Path(sys.executable).with_name("rio")
     for path in {path.parent.name: path for path in paths}.values():  # the same again as people do it, one of a kind
