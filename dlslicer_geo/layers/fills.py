@@ -13,8 +13,11 @@ from dlslicer_geo.layers.geopackage import Style
 from dlslicer_geo.layers.styles import document, text
 from dlslicer_geo.types import APPROXIMATE_NOTE, UNKNOWN
 
-LABELS_BELOW = 15_000
-"""Chips bear their answer as text where the map is drawn larger than 1 : 15,000, at which 150 m are 1 cm."""
+LABELS_BELOW = 7_500
+"""Chips bear their answer as text where the map is drawn larger than 1 : 7,500, at which 150 m are 2 cm."""
+
+SURE = "format_number(\"confidence\" * 100, 0) || ' %'"
+"""The confidence, which is that of the most probable city: it says nothing of an answer of unknown."""
 
 FILLED, HATCHED = 80, 200
 """Opacity of fills, of 255: imagery and relevance shine through, hatching is thin and must not."""
@@ -164,7 +167,7 @@ def _said(root: ET.Element) -> str:
     """The style with what is said of a chip: a map tip, and a label when one is near enough to read it."""
     root.set("labelsEnabled", "1")
     settings = ET.SubElement(ET.SubElement(root, "labeling", type="simple"), "settings", calloutType="simple")
-    words = "\"answer\" || '\\n' || format_number(\"confidence\" * 100, 0) || ' %'"
+    words = f'"answer" || if("answer" = "city", \'\\n\' || {SURE}, \'\')'
     style = {"fieldName": words, "isExpression": "1", "fontSize": "9", "fontSizeUnit": "Point", "fontWeight": "75"}
     written = ET.SubElement(settings, "text-style", style | {"textColor": "20,20,20,255", "textOpacity": "1"})
     buffer = {"bufferDraw": "1", "bufferSize": "0.7", "bufferSizeUnits": "MM", "bufferColor": "255,255,255,255"}
@@ -180,8 +183,9 @@ def _said(root: ET.Element) -> str:
         "scene": _PLAIN.format('"scene_id"'),
         "split": _PLAIN.format('"split"'),
     }
-    answer = _PLAIN.format('"answer"')
-    tip = f'<b>[% {answer} %]</b> [% format_number("confidence" * 100, 0) %] %'
+    answer, city = _PLAIN.format('"answer"'), _PLAIN.format('"city"')
+    nearest = f"if(\"answer\" = \"city\", '', 'nearest: ' || {city} || ' ')"
+    tip = f"<b>[% {answer} %]</b> [% {nearest} || {SURE} %]"
     tip += "".join(f"<br>{name}: [% {value} %]" for name, value in rows.items())
     ET.SubElement(root, "mapTip").text = tip
     return text(root)
