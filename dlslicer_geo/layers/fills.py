@@ -19,8 +19,9 @@ LABELS_BELOW = 7_500
 SURE = "format_number(\"confidence\" * 100, 0) || ' %'"
 """The confidence, which is that of the most probable city: it says nothing of an answer of unknown."""
 
-FILLED, HATCHED = 80, 200
-"""Opacity of fills, of 255: imagery and relevance shine through, hatching is thin and must not."""
+TINTED, FILLED, HATCHED = 40, 80, 200
+"""Opacity of fills, of 255: imagery and relevance shine through, hatching is thin and must not. Cities, which a
+project shows with both, have coloured outlines and are but tinted."""
 
 HAIR = 1e-6
 """A share may leave 0 to 1 by a rounding error; the outermost classes take it in."""
@@ -30,11 +31,12 @@ _PLAIN = "replace(coalesce({}, '–'), map('&', '&amp;', '<', '&lt;'))"
 
 
 class Fill(NamedTuple):
-    """One class of a legend: what it is called, its colour and whether it is hatched."""
+    """One class of a legend: what it is called, its colour, whether it is hatched, and how opaque if not."""
 
     label: str
     colour: str
     hatched: bool = False
+    opacity: int = FILLED
 
 
 def chip_styles(answers: Mapping[str, str], *, approximate: bool = False) -> list[Style]:
@@ -48,7 +50,9 @@ def chip_styles(answers: Mapping[str, str], *, approximate: bool = False) -> lis
     """
     unknown = UNKNOWN_COLOUR in answers.values()
     cities = {
-        answer: Fill("unknown to the model", colour, True) if colour == UNKNOWN_COLOUR else Fill(answer, colour)
+        answer: Fill("unknown to the model", colour, True)
+        if colour == UNKNOWN_COLOUR
+        else Fill(answer, colour, opacity=TINTED)
         for answer, colour in answers.items()
     }
     verdict, verdicts = _verdicts(unknown)
@@ -152,7 +156,7 @@ def _add_symbol(symbols: ET.Element, name: str, fill: Fill, *, style: str, line:
     pale = min(red, green, blue) > 200  # on a light ground its outline would be lost
     outline = "90,90,90" if pale else f"{red},{green},{blue}"
     values = {
-        "color": f"{red},{green},{blue},{HATCHED if fill.hatched else FILLED}",
+        "color": f"{red},{green},{blue},{HATCHED if fill.hatched else fill.opacity}",
         "style": style,
         "outline_color": f"{outline},255",
         "outline_style": line,
