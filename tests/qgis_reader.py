@@ -113,9 +113,13 @@ def layer(shown: Any) -> dict[str, Any]:
 def vector_style(shown: Any) -> dict[str, Any]:
     legend = {item.label(): symbol(item.symbol()) for item in shown.renderer().legendSymbolItems() if item.symbol()}
     feature = next(shown.getFeatures(), None)
+    unsure = next(shown.getFeatures("\"answer\" = 'unknown'"), None) if "answer" in shown.fields().names() else None
     return {
         "legend": legend,
         "map_tip": tip(shown, feature),
+        "unsure_map_tip": tip(shown, unsure) if unsure else "",
+        "label": label(shown, feature),
+        "unsure_label": label(shown, unsure) if unsure else "",
         "labels": shown.labelsEnabled(),
         "rows": shown.featureCount(),
     }
@@ -127,6 +131,16 @@ def tip(shown: Any, feature: Any) -> str:
     context = QgsExpressionContext(QgsExpressionContextUtils.globalProjectLayerScopes(shown))
     context.setFeature(feature)
     return str(QgsExpression.replaceExpressionText(shown.mapTipTemplate(), context))
+
+
+def label(shown: Any, feature: Any) -> str:
+    from qgis.core import QgsExpression, QgsExpressionContext, QgsExpressionContextUtils
+
+    if not shown.labelsEnabled():
+        return ""
+    context = QgsExpressionContext(QgsExpressionContextUtils.globalProjectLayerScopes(shown))
+    context.setFeature(feature)
+    return str(QgsExpression(shown.labeling().settings().fieldName).evaluate(context))
 
 
 def symbol(drawn: Any) -> list[str]:

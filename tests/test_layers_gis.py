@@ -24,6 +24,7 @@ from dlslicer_geo.layers.rasters import unique_name
 from dlslicer_geo.types import Layer
 
 NAMES = ["a/b", "a-b", "a.b", "../a", "..", ".", "", "-", "東京", "京都", "x" * 200, "x" * 201, "a\nb", ".a", "a b"]
+NAMES += ["A-b", "a-B", "CHICO", "Chico", "chico"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_names_that_differ_give_files_that_differ_and_lie_in_their_folder() -> N
     parts = [(name,) for name in NAMES] + [("a.b", "c"), ("a", "b.c"), ("a-b", "c"), ("a/b", "c")]
     parts += [(unique_name("a/b"),)]  # what was made for another name is not taken by its own
     names = [unique_name(*part) for part in parts]
-    assert len(set(names)) == len(parts)
+    assert len({name.lower() for name in names}) == len(parts), "macOS and Windows ignore case"
     for name in names:
         assert Path(name).name == name and len(name) < 200 and not name.startswith(".") and name.isascii()
     assert unique_name("almaty_2020-01-02", "chico", "relevance-cam") == "almaty_2020-01-02.chico.relevance-cam"
@@ -67,6 +68,20 @@ def test_two_scenes_whose_names_look_alike_on_disk_keep_their_own_rasters(tmp_pa
             lefts.append(round(source.bounds.left))
     assert sorted(lefts) == sorted([653_000, 653_900, 654_800] * 3)
     assert [path.name for path in tmp_path.iterdir()] == ["gis"]
+
+
+def test_a_scene_called_like_the_area_of_others_keeps_its_own_rasters(tmp_path: Path) -> None:
+    """Scenes of few chips are laid together; one of many is laid alone, under its own name."""
+    large = "chico_2020_32643"
+    grids = {large: grid_at("EPSG:32643", 653_000, 4_791_000, (480, 480), 1)}
+    grids |= {f"small{i}": grid_at("EPSG:32643", 663_000 + 600 * i, 4_791_000, (480, 480), 1) for i in range(2)}
+    chips = chip_table(grids, size=60, stride=60).assign(city="chico", acquired="2020")
+    chips = chips[(chips["scene_id"] == large) | (chips.groupby("scene_id").cumcount() < 3)]
+    layers = write_predictions(predictions(chips), chips, tmp_path / "gis")
+    assert sorted(layer.title for layer in layers if layer.kind == "city") == [
+        f"{large}: city", f"{large}_together: city",
+    ]  # fmt: skip
+    assert len({layer.path for layer in layers}) == 5
 
 
 def test_every_band_has_a_description_statistics_without_nodata_and_its_scale(written: list[Layer]) -> None:
@@ -146,7 +161,7 @@ def test_a_project_of_hundreds_of_layers_folds_its_groups_and_names_each_once(
     assert [group.get("expanded") for group in groups] == [None, "1", *["0"] * 7]
     ids = [layer.findtext("id", "") for layer in root.iter("maplayer")]
     assert len(set(ids)) == 300 and min(map(len, ids)) > 10, "QGIS replaces shorter ones"
-    assert [layer.get("id") for layer in groups[2].iter("layer-tree-layer")] == ids[0::7]
+    assert [layer.get("id") for layer in groups[2].iter("layer-tree-layer")] == ids[:43]
     assert all((layer.findtext("datasource") or "").startswith("../") for layer in root.iter("maplayer"))
 
 

@@ -164,6 +164,16 @@ def test_the_geopackage_offers_four_styles_of_which_the_first_is_the_default(wor
     assert found["default"]["labels"] and "<br>scene: almaty<br>" in found["default"]["map_tip"]
 
 
+def test_a_confidence_is_never_that_of_unknown_but_of_the_nearest_city(world: World) -> None:
+    found = qgis("styles", world.run / "gis" / "predictions.gpkg")["default"]
+    assert found["map_tip"].startswith("<b>riverside</b> 70 %<br>") and found["label"] == "riverside\n70 %"
+    table = gpd.read_file(world.run / "gis" / "predictions.gpkg", layer="predictions")
+    assert (table["answer"] != table["city"]).sum() == 1
+    odd = table[table["answer"] != table["city"]].iloc[0]
+    assert found["unsure_label"] == "unknown"
+    assert found["unsure_map_tip"].startswith(f"<b>unknown</b> nearest: {odd['city']} ")
+
+
 def test_hostile_names_are_text_in_qgis_and_never_a_path_outside_the_run(tmp_path: Path) -> None:
     hostile = made(tmp_path / "x" / "run", scene=HOSTILE)
     write_project(hostile.layers, hostile.run / "project.qgz", title=HOSTILE)

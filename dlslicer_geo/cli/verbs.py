@@ -73,7 +73,7 @@ VERBS = {
     ),
     "similar": Verb(
         "say which cities resemble each other, and find look-alikes",
-        "similarity.csv, neighbours.parquet",
+        "similarity.csv, neighbours.parquet, figures/similarity",
         ("similar",),
     ),
     "map": Verb("put all layers into one HTML file that opens without a network", "map.html, map/", ("map",)),

@@ -13,11 +13,15 @@ from dlslicer_geo.layers.geopackage import Style
 from dlslicer_geo.layers.styles import document, text
 from dlslicer_geo.types import APPROXIMATE_NOTE, UNKNOWN
 
-LABELS_BELOW = 15_000
-"""Chips bear their answer as text where the map is drawn larger than 1 : 15,000, at which 150 m are 1 cm."""
+LABELS_BELOW = 7_500
+"""Chips bear their answer as text where the map is drawn larger than 1 : 7,500, at which 150 m are 2 cm."""
 
-FILLED, HATCHED = 80, 200
-"""Opacity of fills, of 255: imagery and relevance shine through, hatching is thin and must not."""
+SURE = "format_number(\"confidence\" * 100, 0) || ' %'"
+"""The confidence, which is that of the most probable city: it says nothing of an answer of unknown."""
+
+TINTED, FILLED, HATCHED = 40, 80, 200
+"""Opacity of fills, of 255: imagery and relevance shine through, hatching is thin and must not. Cities, which a
+project shows with both, have coloured outlines and are but tinted."""
 
 HAIR = 1e-6
 """A share may leave 0 to 1 by a rounding error; the outermost classes take it in."""
@@ -27,11 +31,12 @@ _PLAIN = "replace(coalesce({}, '–'), map('&', '&amp;', '<', '&lt;'))"
 
 
 class Fill(NamedTuple):
-    """One class of a legend: what it is called, its colour and whether it is hatched."""
+    """One class of a legend: what it is called, its colour, whether it is hatched, and how opaque if not."""
 
     label: str
     colour: str
     hatched: bool = False
+    opacity: int = FILLED
 
 
 def chip_styles(answers: Mapping[str, str], *, approximate: bool = False) -> list[Style]:
@@ -45,7 +50,9 @@ def chip_styles(answers: Mapping[str, str], *, approximate: bool = False) -> lis
     """
     unknown = UNKNOWN_COLOUR in answers.values()
     cities = {
-        answer: Fill("unknown to the model", colour, True) if colour == UNKNOWN_COLOUR else Fill(answer, colour)
+        answer: Fill("unknown to the model", colour, True)
+        if colour == UNKNOWN_COLOUR
+        else Fill(answer, colour, opacity=TINTED)
         for answer, colour in answers.items()
     }
     verdict, verdicts = _verdicts(unknown)
@@ -149,7 +156,7 @@ def _add_symbol(symbols: ET.Element, name: str, fill: Fill, *, style: str, line:
     pale = min(red, green, blue) > 200  # on a light ground its outline would be lost
     outline = "90,90,90" if pale else f"{red},{green},{blue}"
     values = {
-        "color": f"{red},{green},{blue},{HATCHED if fill.hatched else FILLED}",
+        "color": f"{red},{green},{blue},{HATCHED if fill.hatched else fill.opacity}",
         "style": style,
         "outline_color": f"{outline},255",
         "outline_style": line,
@@ -164,7 +171,7 @@ def _said(root: ET.Element) -> str:
     """The style with what is said of a chip: a map tip, and a label when one is near enough to read it."""
     root.set("labelsEnabled", "1")
     settings = ET.SubElement(ET.SubElement(root, "labeling", type="simple"), "settings", calloutType="simple")
-    words = "\"answer\" || '\\n' || format_number(\"confidence\" * 100, 0) || ' %'"
+    words = f'"answer" || if("answer" = "city", \'\\n\' || {SURE}, \'\')'
     style = {"fieldName": words, "isExpression": "1", "fontSize": "9", "fontSizeUnit": "Point", "fontWeight": "75"}
     written = ET.SubElement(settings, "text-style", style | {"textColor": "20,20,20,255", "textOpacity": "1"})
     buffer = {"bufferDraw": "1", "bufferSize": "0.7", "bufferSizeUnits": "MM", "bufferColor": "255,255,255,255"}
@@ -180,8 +187,9 @@ def _said(root: ET.Element) -> str:
         "scene": _PLAIN.format('"scene_id"'),
         "split": _PLAIN.format('"split"'),
     }
-    answer = _PLAIN.format('"answer"')
-    tip = f'<b>[% {answer} %]</b> [% format_number("confidence" * 100, 0) %] %'
+    answer, city = _PLAIN.format('"answer"'), _PLAIN.format('"city"')
+    nearest = f"if(\"answer\" = \"city\", '', 'nearest: ' || {city} || ' ')"
+    tip = f"<b>[% {answer} %]</b> [% {nearest} || {SURE} %]"
     tip += "".join(f"<br>{name}: [% {value} %]" for name, value in rows.items())
     ET.SubElement(root, "mapTip").text = tip
     return text(root)

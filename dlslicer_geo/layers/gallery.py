@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dlslicer_geo.layers import panels
 from dlslicer_geo.layers.lettering import SOFT, Sheet, label
 from dlslicer_geo.layers.panels import Pixels
+from dlslicer_geo.layers.rasters import unique_name
 from dlslicer_geo.types import Saliency
 
 PANEL = 128
@@ -61,7 +62,7 @@ def draw_gallery(
         )
         sheet.write(f"Why {name}{rather}?", GAP, 8, fontsize=1.5 * sheet.size, fontweight="bold")
         sheet.write(f"{why.method}, {len(at)} chips", GAP, 8 + round(2.4 * sheet.size), color=SOFT)
-        paths += sheet.save(Path(folder) / panels.picture_name(city))
+        paths += sheet.save(Path(folder) / unique_name(city))
     return paths
 
 

@@ -6,7 +6,6 @@ The same pictures stand in the PNG files and on the page: the chip, its heat map
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from PIL import Image
 from dlslicer_geo.colours import rgb
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import styles
-from dlslicer_geo.layers.rasters import file_name
 from dlslicer_geo.types import Saliency
 
 LIMIT_PERCENTILE = 99
@@ -114,14 +112,6 @@ def bar(width: int, height: int) -> Pixels:
     """The colour scale from its negative to its positive end, as it looks over a grey chip."""
     scale = np.linspace(-1, 1, width, dtype=np.float32)
     return np.repeat(heat(np.full((1, width, 3), MIDDLE, np.uint8), scale[None], 1.0), height, axis=0)
-
-
-def picture_name(city: str) -> str:
-    """Name of a city's file without its ending; one with letters that file systems refuse gets a mark of its own."""
-    plain = file_name(city)
-    if plain == city and city.strip("."):
-        return plain
-    return f"{plain.replace('.', '-')}-{sha256(city.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def check(why: Saliency, images: Mapping[int, Any]) -> None:

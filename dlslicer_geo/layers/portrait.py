@@ -13,6 +13,7 @@ from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import panels
 from dlslicer_geo.layers.lettering import SOFT, Sheet, frame, label
 from dlslicer_geo.layers.panels import Pixels
+from dlslicer_geo.layers.rasters import unique_name
 from dlslicer_geo.types import Saliency
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def draw_portraits(
             f"{name}: the {len(rows)} windows with the most relevance", GAP, 10, fontsize=1.5 * sheet.size,
             fontweight="bold",
         )  # fmt: skip
-        paths += sheet.save(Path(folder) / panels.picture_name(str(city)))
+        paths += sheet.save(Path(folder) / unique_name(str(city)))
     return paths
 
 

@@ -174,6 +174,8 @@ def _areas(chips: gpd.GeoDataFrame) -> dict[str, tuple[int, NDArray[np.int64]]]:
     scene["epsg"] = np.where(scene["lat"] >= 0, 32601, 32701) + ((scene["lon"] + 180) // 6 % 60).astype(int)
     own = (scene["n"] >= OWN_AREA) | first["city"].isna() | first["approximate"]
     together = first["city"].astype(str) + "_" + first["acquired"].fillna("undated") + "_" + scene["epsg"].astype(str)
+    while (taken := together.isin(scene.index[own])).any():  # a scene may be called like them
+        together = together.mask(taken, together + "_together")
     scene["area"] = np.where(own, scene.index.astype(str), together)
     area = chips["scene_id"].map(scene["area"]).to_numpy(str)
     epsg = chips["scene_id"].map(scene["epsg"]).to_numpy(np.int64)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 ORDER = ("saliency", "chips", "city", "confidence", "image", "scenes")
 """Kinds of layers from the top of the map to its ground."""
 
+GROUND = ("image", "scenes")
+"""Those that lie below the masked images."""
+
 OUTLINE = "#444444"
 """Colour of the outlines of scenes."""
 
@@ -34,18 +38,28 @@ SCENE_COLUMNS = ["scene_id", "city", "city_name", "site", "acquired", "georef", 
 """What the layer of scenes says of each; not its path, which may hold an address with a password."""
 
 
-def write_project(layers: Sequence[Layer], path: str | Path, *, title: str) -> list[Path]:
+def write_project(
+    layers: Sequence[Layer],
+    path: str | Path,
+    *,
+    title: str,
+    masked: Sequence[Path] = (),
+    polygons: Path | None = None,
+) -> list[Path]:
     """Write ``project.qgz``, and ``gis/scenes.gpkg`` beside it when there is a layer of scenes.
 
-    Groups from the top: saliency by city and depth, chips in every style of their GeoPackage, predicted city,
-    confidence, imagery, scenes. Chips by predicted city, the deepest saliency and imagery are switched on. Paths are
-    relative, so a run folder can be moved. QGIS 3.22 and later read it; none is needed to write it. Scenes go to a
-    GeoPackage because many builds of QGIS read no GeoParquet. The same layers give the same bytes.
+    Groups from the top: polygons, saliency by city and depth, chips in every style of their GeoPackage, predicted
+    city, confidence, masked images, imagery, scenes. Chips by predicted city, the deepest saliency and imagery are
+    switched on. Paths are relative, so a run folder can be moved. QGIS 3.22 and later read it; none is needed to
+    write it. Scenes go to a GeoPackage because many builds of QGIS read no GeoParquet. The same layers give the same
+    bytes.
 
     Args:
         layers: what the project shows; saliency, city and confidence as this room has written them.
         path: ends in ``.qgz``.
         title: what QGIS calls the project.
+        masked: images of :func:`~dlslicer_geo.layers.write_masked`, their styles beside them.
+        polygons: the GeoPackage of :func:`~dlslicer_geo.layers.write_polygons`; None where there is none.
 
     Returns:
         the project, then what was written beside it.
@@ -55,8 +69,10 @@ def write_project(layers: Sequence[Layer], path: str | Path, *, title: str) -> l
     """
     target = Path(path)
     made = _write_scenes(layers, target.parent / "gis" / "scenes.gpkg")
-    ranked = sorted(layers, key=lambda layer: ORDER.index(layer.kind))
-    shown = list(chain.from_iterable(_shown(layer, made) for layer in ranked))
+    ranked = sorted(layers, key=lambda layer: (ORDER.index(layer.kind), layer.group))
+    above = [_shown(layer, made) for layer in ranked if layer.kind not in GROUND]
+    below = [_shown(layer, made) for layer in ranked if layer.kind in GROUND]
+    shown = list(chain(_polygons(polygons), *above, _masked(masked), *below))
     write_qgz(target, shown, title=title)
     log.info("wrote %s with %d layers", target, len(shown))
     return [target, *made]
@@ -84,28 +100,59 @@ def _shown(layer: Layer, scenes: Sequence[Path]) -> Iterator[Shown]:
         "image": _imagery,
         "scenes": lambda layer: _scenes(layer, scenes[0]),
     }
-    try:
+    with _reading(layer.path):
         yield from kinds[layer.kind](layer)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Says which file it was that could not be read."""
+    try:
+        yield
     except (OSError, SceneError, rasterio.errors.RasterioError, pyogrio.errors.DataSourceError) as error:
         said = pixels.words(error)
-        raise LayerError(f"{layer.path} cannot be shown in a project ({said}): write it again") from None
+        raise LayerError(f"{path} cannot be shown in a project ({said}): write it again") from None
+
+
+def _polygons(path: Path | None) -> Iterator[Shown]:
+    """Polygons with their relevance, which would hide what lies below them."""
+    if path is None:
+        return
+    with _reading(path):
+        style = read_styles(path)[0]
+        about: dict[str, Any] = {"name": "Relevance of polygons", "group": ("Polygons",), "note": style.description}
+        yield _table("polygons", path, style.qml, on=False, **about)
+
+
+def _masked(paths: Sequence[Path]) -> Iterator[Shown]:
+    for path in paths:
+        with _reading(path), rasterio.open(path) as source:
+            tags = source.tags()
+            qml = path.with_suffix(".qml").read_text(encoding="utf-8")
+            title = f"{tags.get('SCENE', path.stem)}: what speaks for {tags.get('CITY', 'its city')}"
+            layer = Layer(
+                kind="image", path=path, title=title, note=tags.get("KEPT", ""), approximate="POSITION" in tags
+            )
+            yield _raster(layer, qml, name=_named(layer, title), group=("Masked images",), on=False)
 
 
 def _chips(layer: Layer) -> Iterator[Shown]:
     for number, style in enumerate(read_styles(layer.path)):
         name, on = _named(layer, style.name), number == 0
-        yield _table(layer, layer.path, style.qml, name=name, group=("Chips",), on=on, note=style.description)
+        yield _table(layer.kind, layer.path, style.qml, name=name, group=("Chips",), on=on, note=style.description)
 
 
 def _scenes(layer: Layer, path: Path) -> Iterator[Shown]:
-    yield _table(layer, path, outlines_qml(OUTLINE), name=layer.title, group=("Scenes",), on=False, note=layer.note)
+    yield _table(
+        layer.kind, path, outlines_qml(OUTLINE), name=layer.title, group=("Scenes",), on=False, note=layer.note
+    )
 
 
-def _table(layer: Layer, path: Path, qml: str, **about: Any) -> Shown:
+def _table(kind: str, path: Path, qml: str, **about: Any) -> Shown:
     table = first_table(path)
     found = pyogrio.read_info(path, layer=table, force_total_bounds=True)
     return Shown(
-        kind=layer.kind, path=path, table=table, qml=qml, crs=found["crs"],
+        kind=kind, path=path, table=table, qml=qml, crs=found["crs"],
         bounds=tuple(found["total_bounds"]), **about,
     )  # fmt: skip
 

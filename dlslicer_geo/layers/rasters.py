@@ -33,7 +33,10 @@ CACHE_MB = 128
 LONGEST = 180
 """Characters of a file's name; temporary ones are longer, and file systems end at 255."""
 
-_HASHED = re.compile("-[0-9a-f]{16}$")
+_MARK = 12
+"""Characters of a hash that tells names apart."""
+
+_MARKED = re.compile(f"-[0-9a-f]{{{_MARK}}}$")
 
 SAMPLE = 1_000_000
 """Percentiles of larger rasters are those of about so many cells, drawn at random."""
@@ -188,15 +191,16 @@ def file_name(*parts: str) -> str:
 def unique_name(*parts: str) -> str:
     """As :func:`file_name`, but as many other parts never give the same: what is changed or looks so gets a hash.
 
-    Looks so: a dot in any part but the first, since names are told apart from their end; a dot at the beginning; an
-    ending like a hash; more than :data:`LONGEST` characters.
+    Looks so: capitals, which macOS and Windows take for small letters; a dot in any part but the first, since names
+    are told apart from their end; a dot at the beginning; an ending like a hash; more than :data:`LONGEST`
+    characters.
     """
     name = ".".join(parts)
     safe = file_name(*parts)[:LONGEST]
-    plain = safe == name and not safe.startswith(".") and not _HASHED.search(safe)
+    plain = safe == name == name.lower() and not safe.startswith(".") and not _MARKED.search(safe)
     if plain and safe and not any("." in part for part in parts[1:]):
         return safe
-    mark = sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    mark = sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:_MARK]
     return f"{safe.lstrip('.')}-{mark}"
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 TABLES = {
     "predictions": ("gis/predictions.gpkg", "data"),
     "flatgeobuf": ("gis/predictions.fgb", "data"),
+    "polygons": ("gis/polygons.gpkg", "data"),
     "map": ("map.html", "overview"),
     "report": ("report.html", "metadata"),
     "gallery": ("gallery.html", "overview"),
@@ -117,6 +118,7 @@ def _outputs(root: Path, layers: Sequence[Layer], base: Place, spans: Spans) -> 
     named = {key: (root / name, role) for key, (name, role) in TABLES.items()}
     numbered = [*(root / "predictions").glob("part-*.parquet"), *(root / "map").glob("*.pmtiles")]
     named |= {path.stem: (path, "data") for path in sorted(numbered)}
+    named |= {f"masked-{path.stem}": (path, "data") for path in sorted((root / "gis" / "masked").glob("*.tif"))}
     for key, (path, role) in named.items():
         if path.is_file() and (made := _file(path, here, role)):
             found.add_asset(key, made)

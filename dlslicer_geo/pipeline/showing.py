@@ -34,12 +34,21 @@ def catalog(run: Run) -> Done:
     from dlslicer_geo import layers as gis
 
     layers, title = _layers(run), run.config.map.title
-    files = gis.write_project(layers, run.folder / "project.qgz", title=title)
-    flat = run.folder / "gis" / "predictions.fgb"
-    if run.config.catalog.flatgeobuf:
-        files.append(gis.write_flatgeobuf(run.folder / "gis" / "predictions.gpkg", flat))
+    folder = run.folder / "gis"
+    masked, polygons = sorted((folder / "masked").glob("*.tif")), folder / "polygons.gpkg"
+    files = gis.write_project(
+        layers,
+        run.folder / "project.qgz",
+        title=title,
+        masked=masked,
+        polygons=polygons if polygons.exists() else None,
+    )
+    chips, flat = folder / "predictions.gpkg", folder / "predictions.fgb"
+    if run.config.catalog.flatgeobuf and chips.exists():
+        files += [gis.write_flatgeobuf(chips, flat), flat.with_suffix(".qml")]
     else:
-        flat.unlink(missing_ok=True)
+        for stale in (flat, flat.with_suffix(".qml")):
+            stale.unlink(missing_ok=True)
     files += gis.write_stac(
         run.folder, title=title, scenes=run.scenes(), layers=layers, model=_model(run), provenance=run.provenance
     )

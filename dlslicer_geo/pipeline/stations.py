@@ -339,8 +339,8 @@ STATIONS = (
     Station(
         name="catalog",
         work=catalog,
-        needs=("scenes.parquet", "layers", "model.ckpt?", "metrics.json?"),
-        sections=("map", "catalog"),
+        needs=("scenes.parquet", "layers", "model.ckpt?", "metrics.json?", "map.html?", "report.html?"),
+        sections=("explain", "map", "catalog"),  # masked images and polygons are explain's, and no layers
         rooms=("layers",),
     ),
 )

@@ -58,8 +58,8 @@ def paint(axes: Any, values: Floats, names: Sequence[str], norm: Any) -> Any:
 def write(axes: Any, row: int, col: int, text: str, depth: float) -> None:
     """Write into a cell whose colour lies so far, 0 to 1, towards the darkest."""
     colour = "white" if depth > DARK else style.INK
-    how = {"ha": "center", "va": "center", "fontsize": style.LEAST, "linespacing": 1.1}
-    axes.text(col + 0.5, row + 0.5, text, color=colour, **how)
+    how: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": style.LEAST, "linespacing": 1.1}
+    axes.text(col + 0.5, row + 0.5, text, color=colour, **how).set_in_layout(False)  # no room beside its cell
 
 
 def scale(drawn: Any, axes: Any, text: str, **how: Any) -> Any:

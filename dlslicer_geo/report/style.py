@@ -102,6 +102,9 @@ def save(figure: Figure, path: str | Path) -> Path:
 def _saved(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
     held = io.BytesIO()
     with rc_context({"font.sans-serif": [FONT], "svg.fonttype": "path", "svg.hashsalt": "dlslicer_geo"}):
+        if figure.get_layout_engine() is not None:  # to find the layout takes as long as to draw: once is enough
+            figure.draw_without_rendering()
+            figure.set_layout_engine(None)
         figure.savefig(held, format=kind, metadata=metadata)
     return held.getvalue()
 
