@@ -2,14 +2,16 @@
 # make test   set everything up and run every check
 # make check  make test plus the slow and browser tests that this machine can run
 # make bench  measure what benchmarks/README.md names, as ratios in one run; 25 minutes
+# make assets  fetch the JavaScript that draws the tiles of large maps; without it they show an overview
 # make lock   write requirements.lock anew from pyproject.toml
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
+WEBMAP := dlslicer_geo/webmap
 
-.PHONY: demo test check bench lint lock clean
+.PHONY: demo test check bench lint lock assets clean
 
 demo: $(READY)
 	$(BIN)/dlslicer-geo run experiments/demo/config.yaml --out runs/demo
@@ -22,7 +24,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -m "not slow and not browser and not gpu"
+	$(BIN)/pytest -m "not slow and not browser and not qgis and not gpu"
 
 check: lint
 	$(BIN)/pytest -m "not gpu"
@@ -38,7 +40,17 @@ $(READY): requirements.lock pyproject.toml
 	  test -x $(BIN)/python || $$UV venv --quiet --no-python-downloads --python $(PYTHON) $(VENV); \
 	  $$UV pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock; \
 	  $$UV pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	@$(MAKE) --no-print-directory assets || echo "no npm or no registry: large maps show an overview only (make assets)"
 	@touch $@
+
+# exact versions and hashes stand in package-lock.json; nothing that is fetched is run
+assets:
+	@set -e; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; from=$$work/node_modules; to=$(WEBMAP)/assets; \
+	  cp $(WEBMAP)/package.json $(WEBMAP)/package-lock.json $(WEBMAP)/.npmrc "$$work"; \
+	  (cd "$$work" && npm ci --ignore-scripts --no-audit --no-fund --silent --fetch-retries=1); \
+	  mkdir -p $$to; cp "$$from/pmtiles/dist/pmtiles.js" "$$from/protomaps-leaflet/dist/protomaps-leaflet.js" $$to; \
+	  cd "$$from"; for name in $$(find . -iname 'license*' | grep -v @types | sort); do echo "== $$name"; cat "$$name"; echo; \
+	  done >"$(CURDIR)/$$to/LICENSES.txt"; sed -n '/"author"/p;/"license"/p' pmtiles/package.json >>"$(CURDIR)/$$to/LICENSES.txt"
 
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 --quiet --no-header --output-file requirements.lock

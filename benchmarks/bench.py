@@ -25,6 +25,7 @@ THEMES = {
     "memory": ("predicting", ("memory",)),
     "explaining": ("explaining", ("explaining", "overlapping")),
     "tables": ("tables", ()),
+    "mapping": ("mapping", ("mapping",)),
     "startup": ("startup", ("startup",)),
 }
 """The file of each theme, and its functions; ``tables.py --json`` writes what ``reporting.as_json`` gives itself."""

@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,8 +48,21 @@ class Browser:
             route.abort()
 
     def open(self, path: Path, width: int = 1280, height: int = 800) -> Any:
+        self.page.goto("about:blank")
+        self.requests.clear()
+        self.errors.clear()
         self.page.set_viewport_size({"width": width, "height": height})
         self.page.goto(path.as_uri())
+        self.page.wait_for_selector(".folium-map[data-ready=yes]")
+        return self.page
+
+    def visit(self, address: str, width: int = 1280, height: int = 800) -> Any:
+        """A page of `serve`, whose requests go through: to this machine alone, as its policy says."""
+        self.page.unroute_all()
+        self.page.on("requestfailed", lambda request: self.requests.append(request.url))
+        self.page.on("response", lambda answer: self.requests.append(answer.url) if answer.status >= 400 else None)
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.goto(address)
         self.page.wait_for_selector(".folium-map[data-ready=yes]")
         return self.page
 
@@ -56,7 +71,8 @@ class Browser:
         self.page.mouse.click(*at)
 
     def fly_to(self, place: str) -> None:
-        self.page.get_by_label("Go to").select_option(label=place)
+        self.page.get_by_label("Search").fill(place)
+        self.page.get_by_label("Search").press("Enter")
         self.page.wait_for_timeout(1400)
 
     def pixels(self, selector: str) -> Any:
@@ -76,3 +92,16 @@ def chromium() -> Iterator[Browser]:
         )
         yield Browser(page)
         browser.close()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a run folder that `dlslicer-geo serve` shows."""
+    command = [sys.executable, "-m", "dlslicer_geo", "serve", str(folder), "--no-browser", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            found = re.match(r"http\S+", process.stdout.readline() if process.stdout else "")
+            assert found is not None
+            yield found[0]
+        finally:
+            process.terminate()

@@ -65,7 +65,8 @@ def test_the_run_makes_every_file_that_is_promised(done: tuple[Path, Path]) -> N
         "scenes.parquet cut.parquet chips.parquet split_certificate.json model.ckpt predictions/part-0.parquet "
         "gis/predictions.gpkg probes.parquet metrics.json confusion.csv report.html figures/confusion.png "
         "gallery.html figures/gallery/almaty.png figures/gallery/new_york.png saliency.parquet saliency_cities.csv "
-        "similarity.csv neighbours.parquet map.html run.json config.yaml"
+        "similarity.csv neighbours.parquet map.html project.qgz catalog.json stac/model.json "
+        "stac/scenes/collection.json stac/outputs/collection.json run.json config.yaml"
     )
     assert [name for name in promised.split() if not (run / name).is_file()] == []
     for folder in ("city", "confidence", "saliency"):
@@ -75,7 +76,8 @@ def test_the_run_makes_every_file_that_is_promised(done: tuple[Path, Path]) -> N
 
 def test_the_last_screen_lists_what_was_made_and_the_baselines(done: tuple[Path, Path]) -> None:
     said = (done[1].parent / "said.txt").read_text()
-    for word in ("test accuracy", "colour", "most frequent", "report.html", "map.html", "predictions.gpkg", "QGIS"):
+    files = ("report.html", "map.html", "project.qgz", "catalog.json", "predictions.gpkg")
+    for word in ("test accuracy", "colour", "most frequent", *files, "QGIS"):
         assert word in said
 
 
@@ -112,7 +114,7 @@ def test_a_second_run_does_no_work_and_says_so(
     with caplog.at_level("INFO"):
         assert main(["run", str(experiment), "--out", str(run)]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-    assert caplog.text.count("up to date, nothing to do") == 11
+    assert caplog.text.count("up to date, nothing to do") == 12
     assert "Nothing to do" in capsys.readouterr().out
 
 

@@ -101,7 +101,7 @@ def test_the_same_run_twice_does_no_work(demo: Path) -> None:
     again = [*COMMAND, "run", "experiments/demo/config.yaml", "--out", str(demo)]
     done = subprocess.run(again, cwd=ROOT, check=True, capture_output=True, text=True)
     assert "Nothing to do" in done.stdout
-    assert done.stderr.count("up to date, nothing to do") == 11
+    assert done.stderr.count("up to date, nothing to do") == 12
 
 
 def test_the_front_of_the_public_api_runs(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_the_gallery_holds_every_chip_at_every_depth_on_one_scale_per_city(
 ) -> None:
     why = explained(naip, ("chico", "other"))
     paths = draw_gallery(why, naip[2], tmp_path, captions={0: "true chico\npredicted a_city_with_a_long_name, 0.93"})
-    assert [path.name for path in paths] == ["chico.png", "other.png"]
+    assert [path.name for path in paths] == ["chico.png", "chico.svg", "other.png", "other.svg"]
     drawn = pixels_of(paths[0])
     mine = [0, 2, 4, 6]
     for row, chip in enumerate(mine):
@@ -146,7 +146,7 @@ def test_every_odd_name_of_a_city_has_a_file_of_its_own_and_is_text(
     for folder in ("a", "b"):
         paths = draw_gallery(why, naip[2], tmp_path / folder, names=names, captions={0: "<b>$_$\x00\udcff</b>"})
     assert "\0" not in page_text(write_gallery_page(tmp_path / "a.html", why, naip[2]))
-    assert len({path.name.lower() for path in paths}) == len(ODD)
+    assert len({path.name.lower() for path in paths}) == 2 * len(ODD)
     assert {path.parent for path in paths} == {tmp_path / "b"} and all(path.exists() for path in paths)
     assert {path.stem for path in paths} >= {"chico", "a-b"}
     assert [path.read_bytes() for path in paths] == [(tmp_path / "a" / path.name).read_bytes() for path in paths]
@@ -180,7 +180,7 @@ def test_a_portrait_is_drawn_for_every_city_with_a_window(
     why = explained(naip)
     for folder in ("a", "b"):
         paths = draw_portraits(windows.sample(frac=1, random_state=3), why, naip[2], tmp_path / folder)
-    assert len(paths) == 2 and paths[0].name == "chico.png"
+    assert len(paths) == 4 and [path.name for path in paths[:2]] == ["chico.png", "chico.svg"]
     assert [path.read_bytes() for path in paths] == [(tmp_path / "a" / path.name).read_bytes() for path in paths]
     drawn = pixels_of(paths[0])
     first = windows.to_dict("records")[0]
@@ -226,7 +226,7 @@ def test_a_pair_of_cities_is_named_with_both(
 ) -> None:
     why = dataclasses.replace(explained(naip), rather_than="riverside")
     text = page_text(write_gallery_page(tmp_path / "g.html", why, naip[2], names={"riverside": "Riverside"}))
-    assert "blue what speaks for Riverside (riverside) instead" in text
+    assert "blue-violet what speaks for Riverside (riverside) instead" in text
 
 
 @pytest.mark.parametrize("ground", ["--ground", "--paper"])

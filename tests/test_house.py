@@ -70,8 +70,8 @@ def test_stations_without_a_network_never_load_torch(room: str) -> None:
     assert "torch" not in loaded_by(f"import dlslicer_geo.{room}")
 
 
-HALL = {"errors", "types", "files", "pixels"}
-CORRIDOR = {"pipeline", "cli", "config", "doctor", "download", "hub", "__init__"}
+HALL = {"errors", "types", "files", "pixels", "colours"}
+CORRIDOR = {"pipeline", "cli", "config", "doctor", "download", "hub", "serve", "__init__"}
 
 
 def test_rooms_import_only_the_hall() -> None:

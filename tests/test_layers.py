@@ -16,13 +16,9 @@ from layer_tables import ALMATY, CITIES, ONE_CHIP, chip_table, grid_at, naip_gri
 from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
 
+from dlslicer_geo.colours import PALETTE, city_colour
 from dlslicer_geo.errors import LayerError
-from dlslicer_geo.layers import (
-    PALETTE,
-    city_colour,
-    write_predictions,
-    write_saliency,
-)
+from dlslicer_geo.layers import write_predictions, write_saliency
 from dlslicer_geo.types import Predictions
 
 
@@ -142,7 +138,8 @@ def test_the_geopackage_has_a_row_per_chip_its_style_and_the_chips_geometry(
     assert table["top5"][0].startswith(f"{found.city[0]} {found.confidence[0]:.2f}; ")
     assert table["colour"].tolist() == [city_colour(CITIES.index(code)) for code in found.city]
     style = pyogrio.read_dataframe(path, layer="layer_styles", read_geometry=False)
-    assert style["f_table_name"].tolist() == ["predictions"] and bool(style["useAsDefault"][0])
+    assert style["f_table_name"].tolist() == ["predictions"] * 4
+    assert style["useAsDefault"].tolist() == [True, False, False, False]
     legend = ET.fromstring(style["styleQML"][0].split("\n", 1)[1]).iter("category")
     assert [category.get("value") for category in legend] == list(CITIES)
     with closing(sqlite3.connect(path)) as database:
@@ -201,10 +198,10 @@ def test_every_output_of_approximate_chips_says_so(tmp_path: Path) -> None:
             assert source.tags()["POSITION"].startswith("approximate")
     assert gpd.read_file(layers[0].path, layer="predictions")["approximate"].all()
     with closing(sqlite3.connect(layers[0].path)) as database:
-        style, description = database.execute("SELECT styleQML, description FROM layer_styles").fetchone()
-    assert "chico (approximate position)" in style
-    assert 'value="dash"' in style
-    assert "no distance" in description
+        found = database.execute("SELECT styleQML, description FROM layer_styles").fetchall()
+    assert "chico (approximate position)" in found[0][0]
+    assert all("(approximate position)" in style and 'value="dash"' in style for style, _ in found)
+    assert all("no distance" in description for _, description in found)
     why = saliency(chips, grids, {"layer4": np.ones((2, 4, 4), np.float32)})
     exact, vague = write_saliency(dataclasses.replace(why, approximate=("s1",)), tmp_path)
     assert (exact.approximate, vague.approximate) == (False, True)

@@ -18,9 +18,9 @@ from map_pages import Browser, chromium, content_of
 from numpy.typing import NDArray
 from rio_cogeo.cogeo import cog_validate
 
+from dlslicer_geo.colours import PALETTE, UNKNOWN_COLOUR, city_colour, rgb
 from dlslicer_geo.errors import LayerError
-from dlslicer_geo.layers import PALETTE, city_colour, write_predictions
-from dlslicer_geo.layers.styles import UNKNOWN_COLOUR, rgb
+from dlslicer_geo.layers import write_predictions
 from dlslicer_geo.types import Layer, Predictions
 from dlslicer_geo.webmap import webmap
 

@@ -2,98 +2,29 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from map_pages import Browser, chromium, content_of, pixels_of
+from map_layers import CITIES, chip_layer, naip_layers, scene_layer, write
+from map_pages import content_of, pixels_of
 from pyproj import Transformer
 from shapely.geometry import Point, box
 
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.types import Channels, Layer
 from dlslicer_geo.webmap import webmap
-from dlslicer_geo.webmap.overlays import picture
-
-CITIES = ("chico", "claremont", "riverside", "eureka", "<img src=x onerror=alert(1)>")
-COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2")
-
-
-def write(path: Path, values: Any, crs: str, transform: Affine, **profile: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = values.shape
-    options = {"count": count, "height": height, "width": width, "dtype": values.dtype, "crs": crs} | profile
-    with rasterio.open(path, "w", driver="GTiff", transform=transform, **options) as target:
-        target.write(values)
-        if count == 2:
-            target.descriptions = ("layer4", "coverage")
-    return path
-
-
-def chip_layer(path: Path, rows: list[tuple[str, str, int, Any]]) -> Layer:
-    shares = np.sort(np.random.default_rng(0).dirichlet(np.full(5, 0.5), len(rows)), axis=1)[:, ::-1]
-    order = np.array([[first, *(i for i in range(5) if i != first)] for _, _, first, _ in rows])
-    table = {
-        "chip_id": range(len(rows)),
-        "scene_id": [scene for scene, *_ in rows],
-        "site": "a",
-        "acquired": "2018",
-        "width": 256,
-        "stride": 256,
-        "split": "test",
-        "truth": [truth for _, truth, *_ in rows],
-        "city": [CITIES[first] for _, _, first, _ in rows],
-        "confidence": shares[:, 0],
-        "colour": [COLOURS[first] for _, _, first, _ in rows],
-    }
-    table |= {f"prob_{code}": np.take_along_axis(shares, order.argsort(1), 1)[:, i] for i, code in enumerate(CITIES)}
-    frame = gpd.GeoDataFrame(table, geometry=[outline for *_, outline in rows], crs=4326)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_file(path, layer="predictions", driver="GPKG")
-    return Layer(kind="chips", path=path, title="Predicted city", cities=CITIES, note="Only <b>listed</b> cities.")
-
-
-def naip_layers(data_root: Path, out: Path) -> list[Layer]:
-    """Twelve real scenes of three cities with made-up relevance and predictions."""
-    rows, pictures = [], []
-    random = np.random.default_rng(0)
-    for number, city in enumerate(CITIES[:3]):
-        for at, path in enumerate(sorted((data_root / "naip_cities").glob(f"{city}_2018_*.tif"))[:4]):
-            with rasterio.open(path) as source:
-                crs, place, bounds = str(source.crs), source.transform, source.bounds
-            to_degrees = Transformer.from_crs(crs, 4326, always_xy=True)
-            outline = box(*to_degrees.transform_bounds(*bounds))
-            rows.append(
-                (path.stem, city, 4 if (number, at) == (0, 1) else (number if at else (number + 1) % 3), outline)
-            )
-            waves = np.sin(
-                np.linspace(0, random.uniform(3, 7), 28)[:, None] + np.linspace(0, random.uniform(3, 7), 28)
-            )
-            bands = np.stack([waves, np.ones((28, 28))]).astype(np.float32)
-            cells = Affine(place.a * 256 / 28, 0, place.c, 0, place.e * 256 / 28, place.f)
-            made = write(out / f"{path.stem}.tif", bands, crs, cells, nodata=np.nan)
-            options: dict[str, Any] = {
-                "group": city,
-                "limits": (-1.0 - at, 1.0 + at),
-                "note": "Red speaks for the city.",
-            }
-            pictures.append(Layer(kind="saliency", path=made, title=f"{path.stem}: why {city}", **options))
-            pictures.append(Layer(kind="image", path=path, title=path.stem, group=city))
-    return [chip_layer(out / "predictions.gpkg", rows), *pictures]
+from dlslicer_geo.webmap.overlays import picture, scale_end
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("map")
     layers = naip_layers(Path(__file__).parents[1] / "data", out)
-    footprints = gpd.read_file(layers[0].path)[["scene_id", "truth", "geometry"]].rename(columns={"truth": "city"})
-    footprints.to_parquet(out / "scenes.parquet")
-    layers.append(Layer(kind="scenes", path=out / "scenes.parquet", title="Scenes"))
+    layers.append(scene_layer(layers, out / "scenes.parquet"))
     webmap(layers, title="Which city is this?").save(out / "map.html")
     return out / "map.html"
 
@@ -141,7 +72,7 @@ def test_a_known_point_of_a_2_km_scene_at_almaty_lies_where_it_is(tmp_path: Path
     path = write(tmp_path / "s.tif", values, "EPSG:32643", Affine(5, 0, 653_000, 0, -5, 4_791_000), nodata=np.nan)
     webmap([Layer(kind="saliency", path=path, title="s", limits=(-1, 1))]).save(tmp_path / "map.html")
     item = content_of(tmp_path / "map.html")["sections"][0]["groups"][0]["items"][0]
-    alpha = pixels_of(item["src"])[..., 3].astype(float)
+    alpha = pixels_of(item["depths"][0]["src"])[..., 3].astype(float)
     rows, cols = np.indices(alpha.shape)
     row, col = (rows * alpha).sum() / alpha.sum() + 0.5, (cols * alpha).sum() / alpha.sum() + 0.5
     (south, west), (north, east) = item["bounds"]
@@ -161,7 +92,9 @@ def test_saliency_is_clear_at_zero_blue_below_and_red_above(tmp_path: Path) -> N
     values[0, :, :20], values[0, :, 40:], values[1] = -1, 1, 9
     path = write(tmp_path / "s.tif", values, "EPSG:3857", Affine(10, 0, 0, 0, -10, 0), nodata=np.nan)
     webmap([Layer(kind="saliency", path=path, title="s", limits=(-1, 1))]).save(tmp_path / "map.html")
-    drawn = pixels_of(content_of(tmp_path / "map.html")["sections"][0]["groups"][0]["items"][0]["src"]).astype(int)
+    drawn = pixels_of(
+        content_of(tmp_path / "map.html")["sections"][0]["groups"][0]["items"][0]["depths"][0]["src"]
+    ).astype(int)
     middle = drawn[drawn.shape[0] // 2]
     blue, clear, red = middle[10], middle[len(middle) // 2], middle[-10]
     assert blue[2] > blue[0] + 50 and blue[3] == 255 and red[0] > red[2] + 50 and red[3] == 255 and clear[3] == 0
@@ -247,12 +180,62 @@ def test_a_map_of_two_continents_starts_at_its_first_place(tmp_path: Path) -> No
     assert content_of(tmp_path / "near.html")["start"] == -1
 
 
-def test_a_map_of_very_many_chips_draws_some_and_says_so(tmp_path: Path) -> None:
-    square = box(76.9, 43.2, 77, 43.3)
-    webmap([chip_layer(tmp_path / "p.gpkg", [("a", "chico", 0, square)] * 50_001)]).save(tmp_path / "map.html")
-    content = content_of(tmp_path / "map.html")
-    assert content["sections"][0]["notes"][-1] == "One chip in 2 is drawn, 25001 of 50001."
-    assert content["places"][0]["chips"] == 25_001
+def test_every_depth_is_drawn_on_its_own_scale_and_coverage_is_not(page: Path) -> None:
+    saliency = next(s for s in content_of(page)["sections"] if s["kind"] == "saliency")
+    item = saliency["groups"][0]["items"][1]
+    assert [depth["name"] for depth in item["depths"]] == ["layer2", "layer4"]
+    shallow, deep = item["depths"]
+    assert deep["limit"] == 2.0, "the layer's own limits"
+    assert 2.5 < shallow["limit"] < 3.0, "the 99th percentile of waves three times as high"
+    assert shallow["src"] != deep["src"]
+    assert scale_end(np.array([0.0, np.nan])) == 1.0
+    assert scale_end(np.array([*[1.0] * 99, -5.0, np.nan])) == pytest.approx(1.04)
+
+
+def test_links_are_relative_to_the_page_and_never_hold_a_secret(tmp_path: Path) -> None:
+    paths = ["../a/x y#1.tif", "https://u:p@host/a.tif", "https://host/a.tif?sig=s", "/vsis3/b/a.tif", "s3://b/a.tif"]
+    paths += ["https://host/a.tif", "javascript:alert(1)"]
+    scenes = gpd.GeoDataFrame(
+        {"scene_id": [f"../../{i}" for i in range(7)], "city": "c", "site": None, "path": paths},
+        geometry=[box(i, 0, i + 1, 1) for i in range(7)],
+        crs=4326,
+    )
+    (tmp_path / "run").mkdir()
+    scenes.to_parquet(tmp_path / "run" / "scenes.parquet")
+    made = webmap([Layer(kind="scenes", path=tmp_path / "run" / "scenes.parquet", title="Scenes")])
+    for place, before in (("run/map.html", "../a/"), ("elsewhere/deep/map.html", "../../a/")):
+        assert made.save(tmp_path / place) == [tmp_path / place]
+        facts = content_of(tmp_path / place)["scenes"]
+        assert facts["../../0"]["href"] == before + "x%20y%231.tif"
+        assert [facts[f"../../{i}"]["href"] for i in range(1, 6)] == [None] * 4 + ["https://host/a.tif"]
+        assert facts["../../6"]["href"].endswith("javascript%3Aalert%281%29")
+        text = (tmp_path / place).read_text(encoding="utf-8")
+        assert "u:p@" not in text and "sig=s" not in text and str(tmp_path) not in text
+
+
+def test_only_offered_basemaps_may_be_asked_for_images(tmp_path: Path) -> None:
+    layer = chip_layer(tmp_path / "p.gpkg", [("a", "chico", 0, box(0, 0, 1, 1))])
+    webmap([layer]).save(tmp_path / "none.html")
+    webmap([layer], basemaps=("osm",)).save(tmp_path / "osm.html")
+    none, osm = ((tmp_path / f"{name}.html").read_text(encoding="utf-8") for name in ("none", "osm"))
+    assert 'img-src data:"' in none and "https://tile" not in none
+    assert 'img-src data: https://tile.openstreetmap.org"' in osm and "arcgisonline" not in osm
+    with pytest.raises(LayerError, match="no basemap 'google': name some of osm, satellite"):
+        webmap([layer], basemaps=("google",))
+
+
+@pytest.mark.slow
+def test_what_exceeds_the_budget_lies_beside_the_page(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, 1800, 1800), dtype=np.uint8)
+    image = write(tmp_path / "i.tif", noise, "EPSG:32643", Affine(1, 0, 653_000, 0, -1, 4_791_000))
+    layers = [
+        chip_layer(tmp_path / "p.gpkg", [("i", "chico", 0, box(76.88, 43.25, 76.89, 43.26))]),
+        Layer(kind="image", path=image, title="i"),
+    ]
+    small = webmap(layers).save(tmp_path / "small" / "map.html")
+    assert small == [tmp_path / "small" / "map.html"] and small[0].stat().st_size > 1_500_000
+    large = webmap(layers, budget_mb=1).save(tmp_path / "large" / "map.html")
+    assert large[0].stat().st_size < 1_000_000 and {path.parent.name for path in large[1:]} == {"map"}
 
 
 def test_what_cannot_be_drawn_is_an_error_in_one_sentence(tmp_path: Path) -> None:
@@ -265,60 +248,11 @@ def test_what_cannot_be_drawn_is_an_error_in_one_sentence(tmp_path: Path) -> Non
     gpd.GeoDataFrame({"city": ["a"]}, geometry=[Point(0, 0).buffer(1)], crs=4326).to_file(tmp_path / "bare.gpkg")
     with pytest.raises(LayerError, match="has no column chip_id"):
         webmap([Layer(kind="chips", path=tmp_path / "bare.gpkg", title="")])
+    layer = chip_layer(tmp_path / "nan.gpkg", [("a", "chico", 0, box(0, 0, 1, 1))])
+    table = gpd.read_file(layer.path, layer="predictions").assign(confidence=np.nan)
+    table.to_file(layer.path, layer="predictions", driver="GPKG")
+    with pytest.raises(LayerError, match="has 1 chips whose confidence is no number"):
+        webmap([layer])
     path = write(tmp_path / "s.tif", np.zeros((2, 4, 4), np.float32), "EPSG:3857", Affine(1, 0, 9, 0, -1, 9))
     with pytest.raises(LayerError, match="has no limits"):
         webmap([Layer(kind="saliency", path=path, title="")])
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
-def test_the_map_draws_without_a_network_and_without_complaint(
-    page: Path, browser: Browser, size: tuple[int, int], tmp_path: Path
-) -> None:
-    shown = browser.open(page, *size)
-    assert shown.locator(".leaflet-dl-saliency-pane img").count() == 12
-    assert shown.locator(".leaflet-dl-image-pane img").count() == 12
-    assert shown.locator(".leaflet-dl-chips-pane canvas").count() == 1
-    assert shown.locator(".dl-place").count() == 3
-    assert shown.locator("h1").inner_text() == "Which city is this?"
-    shown.screenshot(path=tmp_path / "first.png")
-    assert browser.requests == [] and browser.errors == []
-
-
-@pytest.mark.browser
-def test_a_click_on_a_chip_under_saliency_shows_its_five_cities(page: Path, browser: Browser, tmp_path: Path) -> None:
-    shown = browser.open(page)
-    browser.fly_to("chico")
-    chips = next(s for s in content_of(page)["sections"] if s["kind"] == "chips")["groups"][0]["items"][0]
-    ring = np.array(chips["ring"][1]).reshape(4, 2)
-    shown.evaluate(f"map_here().setView({ring.mean(axis=0).tolist()}, 17, {{animate: false}})")
-    browser.click_map(*ring.mean(axis=0))
-    popup = shown.locator(".dl-popup")
-    popup.wait_for()
-    assert popup.locator("h3").inner_text() == "<img src=x onerror=alert(1)>"
-    assert popup.locator(".dl-bars li").count() == 5 and popup.locator("img").count() == 0
-    assert "wrong: it is chico" in popup.inner_text() and "test" in popup.inner_text()
-    shown.wait_for_timeout(600)
-    shown.screenshot(path=tmp_path / "popup.png")
-    assert browser.requests == [] and browser.errors == []
-
-
-@pytest.mark.browser
-def test_switches_slider_and_legend_follow_the_reader(page: Path, browser: Browser) -> None:
-    shown = browser.open(page)
-    browser.fly_to("riverside")
-    centre = shown.evaluate("(c => [c.lat, c.lng])(map_here().getCenter())")
-    assert 33.8 < centre[0] < 34.1 and -117.7 < centre[1] < -117.2
-    assert "against" in shown.locator(".dl-scale p").first.inner_text()
-    shown.get_by_label("Opacity of the overlays").fill("30")
-    assert shown.locator(".leaflet-dl-saliency-pane").evaluate("e => e.style.opacity") == "0.3"
-    shown.get_by_label("What gave it away", exact=True).uncheck()
-    assert shown.locator(".leaflet-dl-saliency-pane img").count() == 0
-    assert shown.locator(".dl-scale").first.is_hidden()
-    assert browser.errors == []

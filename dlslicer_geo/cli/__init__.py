@@ -115,7 +115,7 @@ def _dispatch(words: list[str]) -> int:
     verb, rest = words[0], words[1:]
     if verb not in VERBS:
         raise ConfigError(f"unknown verb {verb!r}; known ones are {', '.join(VERBS)}")
-    from dlslicer_geo.cli import studies
+    from dlslicer_geo.cli import serving, studies
 
     handlers: dict[str, Callable[[list[str]], int]] = {
         "verify": studies.verify,
@@ -124,6 +124,7 @@ def _dispatch(words: list[str]) -> int:
         "apply": _apply,
         "download": _download,
         "import-checkpoint": _import_checkpoint,
+        "serve": serving.serve,
         "doctor": _doctor,
     }
     return handlers[verb](rest) if verb in handlers else _station(verb, rest)

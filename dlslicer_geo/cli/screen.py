@@ -31,10 +31,12 @@ def last_screen(done: Run, seconds: float, out: str | Path) -> str:
         ("scenes", "scenes.html", "what was found, and what to look at"),
         ("map", "map.html", "open it in a browser"),
         ("report", "report.html", "every figure, how sure it is, and what it does not say"),
+        ("project", "project.qgz", "every layer, grouped and coloured: open it in QGIS"),
         ("GeoPackage", "gis/predictions.gpkg", "drag it into QGIS"),
         ("city rasters", "gis/city", "Cloud Optimized GeoTIFF"),
         ("saliency", "gis/saliency", "Cloud Optimized GeoTIFF"),
         ("gallery", "gallery.html", "chips, heat maps and masked chips of every city, and its portrait"),
+        ("catalogue", "catalog.json", "STAC: scenes, outputs and model, for whoever searches"),
         ("certificate", "split_certificate.json", _proven(done.folder)),
         ("model", "model.ckpt", f"{PROG} apply {done.folder} IMAGE.tif --out DIR"),
     ]

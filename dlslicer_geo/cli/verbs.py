@@ -26,7 +26,7 @@ class Verb:
 
 ALL_SECTIONS = (
     "data", "chips", "split", "model", "fit", "predict", "probe", "check", "score", "explain", "similar",
-    "map", "compute",
+    "map", "catalog", "compute",
 )  # fmt: skip
 
 VERBS = {
@@ -63,7 +63,7 @@ VERBS = {
     ),
     "score": Verb(
         "compare predictions with the truth, baselines and another run, with intervals",
-        "report.html, metrics.json, confusion.csv, figures/*.png",
+        "report.html, metrics.json, confusion.csv, figures/",
         ("score",),
     ),
     "explain": Verb(
@@ -73,10 +73,15 @@ VERBS = {
     ),
     "similar": Verb(
         "say which cities resemble each other, and find look-alikes",
-        "similarity.csv, neighbours.parquet",
+        "similarity.csv, neighbours.parquet, figures/similarity",
         ("similar",),
     ),
-    "map": Verb("put all layers into one HTML file that opens without a network", "map.html", ("map",)),
+    "map": Verb("put all layers into one HTML file that opens without a network", "map.html, map/", ("map",)),
+    "catalog": Verb(
+        "list everything for a GIS: a QGIS project and a STAC catalogue",
+        "project.qgz, catalog.json, stac/",
+        ("catalog",),
+    ),
     "run": Verb("do all of the above in order, skipping what is up to date", "all of the above", ALL_SECTIONS),
     "verify": Verb("measure a run's split again from its tables, and compare with the certificate", "nothing"),
     "ablate": Verb(
@@ -92,6 +97,7 @@ VERBS = {
     "apply": Verb("use a trained model on new images", "predictions, saliency and a map in one folder"),
     "download": Verb("fetch the published images, resumably and checked", "raw/<City (CODE)>/<SITE>/*.jpg"),
     "import-checkpoint": Verb("turn a checkpoint of the DL-SLICER authors into a model.ckpt", "model.ckpt"),
+    "serve": Verb("show a run folder in a browser, read only and on this machine alone", "nothing"),
     "doctor": Verb("check versions, GDAL, torch, devices, disk and the demo's data", "nothing"),
 }
 
@@ -103,7 +109,8 @@ def overview() -> str:
         f"usage: {PROG} VERB EXPERIMENT.yaml [--section.key value ...] [--out RUN]\n"
         f"       {PROG} scan IMAGES --out RUN\n"
         f"       {PROG} verify RUN\n"
-        f"       {PROG} apply MODEL IMAGES... --out DIR\n\n"
+        f"       {PROG} apply MODEL IMAGES... --out DIR\n"
+        f"       {PROG} serve RUN\n\n"
         "Which city is this, and which streets gave it away: geospatial DL-SLICER.\n\n"
         f"verbs:\n{verbs}\n\n"
         f"{PROG} VERB --help says what a verb obeys. --debug shows tracebacks, --version the version."

@@ -20,22 +20,22 @@ from dlslicer_geo.config.sections import (
     DataConfig,
     ExplainConfig,
     FitConfig,
-    MapConfig,
     ModelConfig,
     PredictConfig,
     ProbeConfig,
     ScoreConfig,
     SimilarConfig,
 )
+from dlslicer_geo.config.shown import CatalogConfig, MapConfig
 from dlslicer_geo.errors import ConfigError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 __all__ = [
-    "BESIDE", "SECTIONS", "CheckConfig", "Config", "DataConfig", "ExplainConfig", "FitConfig", "MapConfig",
-    "ModelConfig", "PredictConfig", "ProbeConfig", "ScoreConfig", "SimilarConfig", "build_parser", "describe", "dump",
-    "is_address", "load", "of_images", "to_dict",
+    "BESIDE", "SECTIONS", "CatalogConfig", "CheckConfig", "Config", "DataConfig", "ExplainConfig", "FitConfig",
+    "MapConfig", "ModelConfig", "PredictConfig", "ProbeConfig", "ScoreConfig", "SimilarConfig", "build_parser",
+    "describe", "dump", "is_address", "load", "of_images", "to_dict",
 ]  # fmt: skip
 
 BESIDE = (

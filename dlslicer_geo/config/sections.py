@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dlslicer_geo.config.shown import CatalogConfig, MapConfig
 from dlslicer_geo.errors import ConfigError
 from dlslicer_geo.scenes import NAIP_PATTERN
 from dlslicer_geo.types import ChipGrid, Compute, Reading, SplitRule
@@ -272,19 +273,6 @@ class SimilarConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MapConfig:
-    """The map.
-
-    Args:
-        title: what stands above it.
-        imagery: embed the imagery of the scenes that are explained.
-    """
-
-    title: str = "Which city is this, and what gave it away"
-    imagery: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One experiment.
 
@@ -301,6 +289,7 @@ class Config:
         explain: the saliency.
         similar: the similarity.
         map: the map.
+        catalog: the QGIS project and the STAC catalogue.
         compute: where the work is done.
         seed: seeds training and draws (the split has its own).
     """
@@ -317,6 +306,7 @@ class Config:
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     similar: SimilarConfig = field(default_factory=SimilarConfig)
     map: MapConfig = field(default_factory=MapConfig)
+    catalog: CatalogConfig = field(default_factory=CatalogConfig)
     compute: Compute = field(default_factory=Compute)
     seed: int = 0
 
@@ -324,6 +314,7 @@ class Config:
 SECTIONS: dict[str, type] = {
     "data": DataConfig, "chips": ChipGrid, "split": SplitRule, "model": ModelConfig, "fit": FitConfig,
     "predict": PredictConfig, "probe": ProbeConfig, "check": CheckConfig, "score": ScoreConfig,
-    "explain": ExplainConfig, "similar": SimilarConfig, "map": MapConfig, "compute": Compute,
+    "explain": ExplainConfig, "similar": SimilarConfig, "map": MapConfig, "catalog": CatalogConfig,
+    "compute": Compute,
 }  # fmt: skip
 """Section of the YAML file → the value that holds it."""

@@ -1,4 +1,4 @@
-"""Saliency with its chips in, a PNG per city out: every chip with its heat map and masked image at every depth."""
+"""Saliency with its chips in, a PNG and SVG per city out: each chip with its heat maps and masked images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from dlslicer_geo.layers import panels
 from dlslicer_geo.layers.lettering import SOFT, Sheet, label
 from dlslicer_geo.layers.panels import Pixels
+from dlslicer_geo.layers.rasters import unique_name
 from dlslicer_geo.types import Saliency
 
 PANEL = 128
 """Edge of a picture in pixels."""
 
-LEFT, TOP, GAP, SEAM, BOTTOM = 150, 76, 10, 2, 44
+LEFT, TOP, GAP, SEAM, BOTTOM = 236, 98, 10, 2, 54
 """Room for a chip's caption, for the title, between two depths, between pictures, and for the colour bars."""
-
-LINES = 8
-"""Of a caption that have room beside a chip."""
 
 
 def draw_gallery(
@@ -41,7 +39,8 @@ def draw_gallery(
     Args:
         why: raw relevance of the chips to draw.
         images: uint8 (rows, cols, 3) per chip id.
-        folder: gets ``<city>.png`` for every explained city.
+        folder: gets ``<city>.png`` and ``<city>.svg`` for every explained city; text in them can be read where they
+            are printed 170 mm wide.
         captions: lines beside a chip per chip id, such as ``true chico`` and ``predicted riverside, 0.93``.
         names: city names by code; may lack some.
 
@@ -54,16 +53,16 @@ def draw_gallery(
     Source: Lee et al., Relevance-CAM, CVPR 2021, and the figures of DL-SLICER.
     """
     panels.check(why, images)
-    paths = []
+    paths: list[Path] = []
     for city, at in panels.members(why).items():
         sheet = _sheet(why, images, at, captions or {})
         name = label((names or {}).get(city, city), 60)
         rather = (
             f" rather than {label((names or {}).get(why.rather_than, why.rather_than))}" if why.rather_than else ""
         )
-        sheet.write(f"Why {name}{rather}?", GAP, 10, fontsize=12, fontweight="bold")
-        sheet.write(f"{why.method}, {len(at)} chips", GAP, 34, color=SOFT)
-        paths.append(sheet.save(Path(folder) / f"{panels.picture_name(city)}.png"))
+        sheet.write(f"Why {name}{rather}?", GAP, 8, fontsize=1.5 * sheet.size, fontweight="bold")
+        sheet.write(f"{why.method}, {len(at)} chips", GAP, 8 + round(2.4 * sheet.size), color=SOFT)
+        paths += sheet.save(Path(folder) / unique_name(city))
     return paths
 
 
@@ -77,8 +76,8 @@ def _sheet(why: Saliency, images: Mapping[int, Pixels], at: NDArray[np.int64], c
         picture = panels.square(images[number], PANEL)
         sheet.paste(picture, LEFT, top)
         lines = [f"chip {number}", *captions.get(number, "").splitlines()]
-        said = [part for line in lines for part in textwrap.wrap(label(line, 72), 23)]
-        sheet.write("\n".join(said[:LINES]), GAP, top + 6)
+        said = [part for line in lines for part in textwrap.wrap(label(line, 72), sheet.letters(LEFT - 2 * GAP))]
+        sheet.write("\n".join(said[: sheet.lines(PANEL)]), GAP, top + 2)
         for column, name in enumerate(why.layers):
             left, relevance = _left(column), panels.over(why, name, int(chip), PANEL)
             sheet.paste(panels.heat(picture, relevance, scales[name]), left, top)
@@ -89,20 +88,15 @@ def _sheet(why: Saliency, images: Mapping[int, Pixels], at: NDArray[np.int64], c
 
 def _scales(sheet: Sheet, scales: Mapping[str, float]) -> None:
     """Name each column at the top, and draw its colour bar with its ends in figures under it."""
-    bottom = sheet.pixels.shape[0] - BOTTOM + 8
-    sheet.write("chip", LEFT, TOP - 15, color=SOFT)
+    bottom, above = sheet.pixels.shape[0] - BOTTOM + 8, TOP - 5 - round(1.4 * sheet.size)
+    sheet.write("chip", LEFT, above, color=SOFT)
     sheet.write("against | 0 | for the city:", LEFT + PANEL - 4, bottom - 2, color=SOFT, ha="right")
     for column, (name, limit) in enumerate(scales.items()):
         left = _left(column)
-        sheet.write(f"{name}: relevance", left, TOP - 15, color=SOFT)
-        sheet.write("above mean + 1 σ", left + PANEL + SEAM, TOP - 15, color=SOFT)
+        sheet.write(name, left, above, color=SOFT)
+        sheet.write("> mean + 1 σ", left + PANEL + SEAM, above, color=SOFT)
         sheet.paste(panels.bar(PANEL, 10), left, bottom)
-        for share, text, side in (
-            (0.0, f"{-limit:.2g}", "left"),
-            (0.5, "0", "center"),
-            (1.0, f"{limit:.2g}", "right"),
-        ):
-            sheet.write(text.replace("-", "\N{MINUS SIGN}"), left + round(share * PANEL), bottom + 14, ha=side)
+        sheet.write(f"± {limit:.2g}", left + PANEL // 2, bottom + 14, ha="center")
 
 
 def _left(column: int) -> int:

@@ -110,11 +110,11 @@ class _Page:
         """What the pictures and their colours mean."""
         other = self.why.rather_than
         against = f"for {self.name(other)} instead" if other else "against it"
-        yield _image(panels.bar(240, 12), "Colour scale from blue over grey to red", kind="key")
+        yield _image(panels.bar(240, 12), "Colour scale from blue-violet over grey to red", kind="key")
         yield _paragraph(
-            f"Red marks what speaks for the city that is explained, blue what speaks {against}; where the chip is "
-            "plain grey, relevance is 0. A city and depth has one scale, which ends at the 99th percentile of |S| "
-            "over its chips and is stated above its column; depths and cities cannot be compared by colour."
+            f"Red marks what speaks for the city that is explained, blue-violet what speaks {against}; where the "
+            "chip is plain grey, relevance is 0. A city and depth has one scale, ending at the 99th percentile of "
+            "|S| over its chips and is stated above its column; depths and cities cannot be compared by colour."
         )
         yield _paragraph(
             "Beside each heat map is the masked image as published (Lee et al., Relevance-CAM, CVPR 2021): the "

@@ -1,4 +1,4 @@
-"""Texts and pixels in, PNG files of exactly these pixels with exactly these texts out."""
+"""Texts and pixels in, PNG and SVG files of exactly these pixels with exactly these texts out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import font_manager
+from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -19,8 +19,17 @@ INK, SOFT = "#1f2933", "#56616d"
 DPI = 100
 """Pixels per inch, which is what makes a point of a font 1.39 pixels."""
 
+LEAST, PRINTED, SCREEN = 6.0, 170 / 25.4, 7.5
+"""Points of the least text on a sheet that is printed so many inches wide, and of the least one on a screen."""
+
+LETTER = 0.62
+"""Width of a letter by its height, on the wide side of what texts have."""
+
 FONT = "DejaVu Sans"
 """The font that comes with matplotlib, so that a figure looks the same on every machine."""
+
+SPACING = 1.35
+"""Height of a line by that of its letters."""
 
 
 class Sheet:
@@ -29,10 +38,14 @@ class Sheet:
     Args:
         width: of the sheet in pixels.
         height: of the sheet in pixels.
+
+    Attributes:
+        size: of its text in points, so that it can be read where the sheet fills a printed page.
     """
 
     def __init__(self, width: int, height: int) -> None:
         self.pixels: NDArray[np.uint8] = np.full((height, width, 3), 255, np.uint8)
+        self.size = max(SCREEN, LEAST * width / DPI / PRINTED)
         self._texts: list[tuple[int, int, str, dict[str, Any]]] = []
 
     def paste(self, picture: NDArray[np.uint8], left: int, top: int) -> None:
@@ -47,23 +60,45 @@ class Sheet:
         """Write a text below and right of a point; ``how`` is matplotlib's: ``fontsize``, ``color``, ``ha`` ..."""
         self._texts.append((left, top, text, how))
 
-    def save(self, path: str | Path) -> Path:
-        """Write the sheet as PNG, whole or not at all; the same sheet gives the same bytes."""
+    def letters(self, width: int) -> int:
+        """How many letters stand side by side in so many pixels."""
+        return int(width / (self.size * DPI / 72 * LETTER))
+
+    def lines(self, height: int) -> int:
+        """How many lines stand in so many pixels."""
+        return int(height / (self.size * DPI / 72 * SPACING))
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the sheet as PNG and as SVG, each whole or not at all; the same sheet gives the same bytes.
+
+        The SVG holds the pixels as they are, and texts as outlines of letters above them.
+        """
+        written = []
+        for kind, metadata in (("png", ("Software",)), ("svg", ("Creator", "Date", "Format", "Type"))):
+            written.append(Path(path).with_name(f"{Path(path).name}.{kind}"))
+            with (
+                files.atomic(written[-1]) as temporary,
+                rc_context({"svg.fonttype": "path", "svg.hashsalt": "dlslicer_geo"}),
+            ):
+                self._figure().savefig(temporary, format=kind, metadata=dict.fromkeys(metadata))
+        return written
+
+    def _figure(self) -> Figure:
         height, width = self.pixels.shape[:2]
         figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-        figure.figimage(self.pixels, origin="upper")
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.imshow(self.pixels, interpolation="none", aspect="auto")
+        axes.set_axis_off()
         for left, top, text, how in self._texts:
             style: dict[str, Any] = {
                 "va": "top",
-                "fontsize": 7.5,
+                "fontsize": self.size,
                 "color": INK,
                 "family": FONT,
-                "linespacing": 1.35,
+                "linespacing": SPACING,
             } | how
             figure.text(left / width, 1 - top / height, text, parse_math=False, **style)
-        with files.atomic(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
-        return Path(path)
+        return figure
 
 
 def frame(

@@ -23,8 +23,9 @@ from rasterio.windows import Window
 
 from dlslicer_geo import files, pixels
 from dlslicer_geo.errors import LayerError
+from dlslicer_geo.layers import styles
 from dlslicer_geo.layers.rasters import CACHE_MB, TILED, copy_cog, tiled
-from dlslicer_geo.types import Scene
+from dlslicer_geo.types import Channels, Scene
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def write_masked(
     The file is a COG on the scene's own grid, uint8 red, green and blue as the model sees them, with an internal
     mask; what the scene itself masks stays masked. Relevance is interpolated bilinearly between the centres of its
     cells. Mean and standard deviation are those that the saliency file states for the band, over all its cells. The
-    scene is read block by block.
+    scene is read block by block. Its QGIS style lies beside it.
 
     Args:
         saliency: a file that :func:`~dlslicer_geo.layers.write_saliency` has written.
@@ -68,6 +69,7 @@ def write_masked(
                 target.write(colours, window=window)
                 target.write_mask(kept, window=window)
         copy_cog(temporary, path, {"PREDICTOR": "STANDARD", "OVERVIEW_RESAMPLING": "AVERAGE"})
+    files.write_text(path.with_suffix(".qml"), styles.colours_qml(Channels()))
     log.info("wrote %s", path)
     return path
 

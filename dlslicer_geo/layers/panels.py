@@ -6,16 +6,15 @@ The same pictures stand in the PNG files and on the page: the chip, its heat map
 from __future__ import annotations
 
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dlslicer_geo.colours import rgb
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import styles
-from dlslicer_geo.layers.rasters import file_name
 from dlslicer_geo.types import Saliency
 
 LIMIT_PERCENTILE = 99
@@ -62,7 +61,7 @@ def over(why: Saliency, layer: str, at: int, edge: int) -> NDArray[np.float32]:
 
 
 def heat(chip: Pixels, relevance: Relevance, limit: float) -> Pixels:
-    """A heat map over its chip: red speaks for the city, blue against it, and 0 leaves the chip grey.
+    """A heat map over its chip: red speaks for the city, blue-violet against it, and 0 leaves the chip grey.
 
     Args:
         chip: (edge, edge, 3).
@@ -76,7 +75,7 @@ def heat(chip: Pixels, relevance: Relevance, limit: float) -> Pixels:
     value = _enlarged(relevance, chip.shape[:2])
     at = [stop.value for stop in stops]
     alpha = np.interp(value, at, [OPACITY * stop.alpha / 255 for stop in stops])[..., None]
-    colours = np.array([styles.rgb(stop.colour) for stop in stops])
+    colours = np.array([rgb(stop.colour) for stop in stops])
     colour = np.stack([np.interp(value, at, colours[:, channel]) for channel in range(3)], axis=-1)
     grey = GREY[0] + (GREY[1] - GREY[0]) / 255 * chip.mean(axis=-1, keepdims=True)
     return np.asarray(np.rint(grey * (1 - alpha) + colour * alpha), np.uint8)
@@ -113,14 +112,6 @@ def bar(width: int, height: int) -> Pixels:
     """The colour scale from its negative to its positive end, as it looks over a grey chip."""
     scale = np.linspace(-1, 1, width, dtype=np.float32)
     return np.repeat(heat(np.full((1, width, 3), MIDDLE, np.uint8), scale[None], 1.0), height, axis=0)
-
-
-def picture_name(city: str) -> str:
-    """Name of a city's file without its ending; one with letters that file systems refuse gets a mark of its own."""
-    plain = file_name(city)
-    if plain == city and city.strip("."):
-        return plain
-    return f"{plain.replace('.', '-')}-{sha256(city.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def check(why: Saliency, images: Mapping[int, Any]) -> None:

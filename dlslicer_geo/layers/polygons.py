@@ -10,7 +10,7 @@ import geopandas as gpd
 import numpy as np
 
 from dlslicer_geo import files
-from dlslicer_geo.layers import styles
+from dlslicer_geo.layers import fills
 from dlslicer_geo.layers.geopackage import Style, write_geopackage
 
 LAYER = "polygons"
@@ -41,8 +41,8 @@ def write_polygons(
     path = Path(folder) / "gis" / "polygons.gpkg"
     drawn = [str(name) for name in table.columns if str(name).startswith("mean_")][-1]
     metadata = {files.PROVENANCE_KEY: json.dumps(origin, sort_keys=True)}
-    style = _style(table, drawn)
-    write_geopackage(_plain(table), path, layer=LAYER, geometry="MultiPolygon", style=style, metadata=metadata)
+    made = [_style(table, drawn)]
+    write_geopackage(_plain(table), path, layer=LAYER, geometry="MultiPolygon", styles=made, metadata=metadata)
     return [parquet, path]
 
 
@@ -69,6 +69,7 @@ def _style(table: gpd.GeoDataFrame, column: str) -> Style:
     known = values[np.isfinite(values)]
     limit = float(np.percentile(known, LIMIT_PERCENTILE)) if known.size else 0.0
     return Style(
-        qml=styles.polygons_qml(column, limit or 1.0, largest=float(known.max(initial=0))),
+        name=LAYER,
+        qml=fills.polygons_qml(column, limit or 1.0, largest=float(known.max(initial=0))),
         description=f"{column}: what speaks for the city (red) and against it (blue)",
     )

@@ -1,4 +1,4 @@
-"""The windows of a city's portrait with their saliency and chips in, a PNG per city out."""
+"""The windows of a city's portrait with their saliency and chips in, a PNG and SVG per city out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import panels
 from dlslicer_geo.layers.lettering import SOFT, Sheet, frame, label
 from dlslicer_geo.layers.panels import Pixels
+from dlslicer_geo.layers.rasters import unique_name
 from dlslicer_geo.types import Saliency
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 PANEL = 168
 """Edge of a picture in pixels."""
 
-ACROSS, TOP, GAP, SEAM, TEXT = 2, 62, 22, 2, 40
+ACROSS, TOP, GAP, SEAM, TEXT = 2, 70, 22, 2, 48
 """Windows side by side, room for the title, between windows, between pictures, and for a caption."""
 
 OUTLINE = (255, 221, 0)
@@ -42,7 +43,7 @@ def draw_portraits(
         windows: what ``relevance.choose_windows`` gives.
         why: saliency of their chips; the deepest of its depths is drawn, on one scale per city.
         images: uint8 (rows, cols, 3) per chip id.
-        folder: gets ``<city>.png`` for every city with a window.
+        folder: gets ``<city>.png`` and ``<city>.svg`` for every city with a window.
         names: city names by code; may lack some.
 
     Returns:
@@ -61,14 +62,15 @@ def draw_portraits(
     if not len(windows):
         return []
     panels.check(why, images)
-    paths = []
+    paths: list[Path] = []
     for city, rows in windows.assign(place=place).groupby("city", sort=True):
         sheet = _sheet(rows.sort_values("rank"), why, images)
         name = label((names or {}).get(str(city), str(city)), 60)
         sheet.write(
-            f"{name}: the {len(rows)} windows with the most relevance", GAP, 10, fontsize=12, fontweight="bold"
-        )
-        paths.append(sheet.save(Path(folder) / f"{panels.picture_name(str(city))}.png"))
+            f"{name}: the {len(rows)} windows with the most relevance", GAP, 10, fontsize=1.5 * sheet.size,
+            fontweight="bold",
+        )  # fmt: skip
+        paths += sheet.save(Path(folder) / unique_name(str(city)))
     return paths
 
 
@@ -99,7 +101,7 @@ def _sheet(rows: DataFrame, why: Saliency, images: Mapping[int, Pixels]) -> Shee
     sheet = Sheet(GAP + min(len(rows), ACROSS) * card[0], TOP + down * card[1])
     limit = panels.limits(why, rows["place"].to_numpy(np.int64))[why.layers[-1]]
     what = f"{why.method}, {why.layers[-1]}: window | its chip | relevance, strongest colours at ±{limit:.2g}"
-    sheet.write(what, GAP, 34, color=SOFT)
+    sheet.write(what, GAP, TOP - 6 - round(1.9 * sheet.size), color=SOFT)
     for at, record in enumerate(rows.to_dict("records")):
         left, top = GAP + at % ACROSS * card[0], TOP + at // ACROSS * card[1]
         image = images[int(record["chip_id"])]
@@ -109,7 +111,7 @@ def _sheet(rows: DataFrame, why: Saliency, images: Mapping[int, Pixels]) -> Shee
         for step, picture in enumerate(pictures):
             sheet.paste(picture, left + step * (PANEL + SEAM), top)
         said = f"{record['rank']}. mean relevance {record['window_mean']:.3g}, chip {record['chip_id']}"
-        sheet.write(f"{said}\n{label(origin_of(record), 76)}", left, top + PANEL + 4)
+        sheet.write(f"{said}\n{label(origin_of(record), sheet.letters(card[0] - GAP))}", left, top + PANEL + 4)
     return sheet
 
 

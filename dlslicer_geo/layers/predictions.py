@@ -29,7 +29,7 @@ from scipy import sparse
 from dlslicer_geo import files
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.layers import styles, vectors
-from dlslicer_geo.layers.rasters import Raster, file_name, write_cog
+from dlslicer_geo.layers.rasters import Raster, measure, unique_name, write_cog
 from dlslicer_geo.types import APPROXIMATE_NOTE, UNKNOWN, Layer, Predictions, Progress, quiet
 
 log = logging.getLogger(__name__)
@@ -174,6 +174,8 @@ def _areas(chips: gpd.GeoDataFrame) -> dict[str, tuple[int, NDArray[np.int64]]]:
     scene["epsg"] = np.where(scene["lat"] >= 0, 32601, 32701) + ((scene["lon"] + 180) // 6 % 60).astype(int)
     own = (scene["n"] >= OWN_AREA) | first["city"].isna() | first["approximate"]
     together = first["city"].astype(str) + "_" + first["acquired"].fillna("undated") + "_" + scene["epsg"].astype(str)
+    while (taken := together.isin(scene.index[own])).any():  # a scene may be called like them
+        together = together.mask(taken, together + "_together")
     scene["area"] = np.where(own, scene.index.astype(str), together)
     area = chips["scene_id"].map(scene["area"]).to_numpy(str)
     epsg = chips["scene_id"].map(scene["epsg"]).to_numpy(np.int64)
@@ -254,7 +256,7 @@ def _covered(
 
 def _write_area(task: _Task) -> list[Layer]:
     """City and confidence of an area, their paths within the folder."""
-    name, found, area = file_name(task.name), task.found, _average(task)
+    name, found, area = unique_name(task.name), task.found, _average(task)
     answers, vague = vectors.answers_of(found), bool(task.chips["approximate"].any())
     tags = vectors.detector_tags(found) | ({"POSITION": APPROXIMATE_NOTE} if vague else {})
     tags |= {
@@ -262,17 +264,28 @@ def _write_area(task: _Task) -> list[Layer]:
         files.PROVENANCE_KEY: json.dumps(dict(task.provenance), sort_keys=True),
     }
     grid: dict[str, Any] = {"crs": f"EPSG:{area.epsg}", "transform": area.transform, "tags": tags}
-    city = Raster(values=area.city[None], nodata=NODATA, names=["predicted city"], answers=answers, **grid)
-    sure = Raster(values=area.confidence[None], nodata=float("nan"), names=["confidence"], **grid)
+    city = _raster(area.city[None], NODATA, names=["predicted city"], answers=answers, **grid)
+    sure = _raster(area.confidence[None], float("nan"), names=["confidence"], **grid)
     city_path, sure_path = Path("city", f"{name}.tif"), Path("confidence", f"{name}.tif")
     write_cog(task.folder / city_path, city, qml=styles.palette_qml(answers))
     write_cog(task.folder / sure_path, sure, qml=styles.ramp_qml(styles.sequential()))
     city_note, sure_note = _cell_notes(found)
     about: dict[str, Any] = {"group": found.truth[0] or str(task.chips["site"].iloc[0]), "approximate": vague}
     return [
-        Layer(kind="city", path=city_path, title=f"{name}: city", cities=found.cities, note=city_note, **about),
-        Layer(kind="confidence", path=sure_path, title=f"{name}: confidence", limits=(0, 1), note=sure_note, **about),
+        Layer(kind="city", path=city_path, title=f"{task.name}: city", cities=found.cities, note=city_note, **about),
+        Layer(
+            kind="confidence",
+            path=sure_path,
+            title=f"{task.name}: confidence",
+            limits=(0, 1),
+            note=sure_note,
+            **about,
+        ),
     ]
+
+
+def _raster(values: NDArray[Any], nodata: float, **about: Any) -> Raster:
+    return Raster(values=values, nodata=nodata, statistics=measure(values, nodata=nodata), **about)
 
 
 def _cell_notes(found: Predictions) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 from xml.etree import ElementTree as ET
@@ -20,13 +21,22 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from dlslicer_geo import files
-from dlslicer_geo.layers import styles
+from dlslicer_geo.colours import rgb
+from dlslicer_geo.layers.styles import xml
 
 BLOCK = 256
 """Edge of a block in pixels."""
 
 CACHE_MB = 128
 """GDAL's block cache while a file is made; it would take 5 % of the machine's memory."""
+
+LONGEST = 180
+"""Characters of a file's name; temporary ones are longer, and file systems end at 255."""
+
+_MARK = 12
+"""Characters of a hash that tells names apart."""
+
+_MARKED = re.compile(f"-[0-9a-f]{{{_MARK}}}$")
 
 SAMPLE = 1_000_000
 """Percentiles of larger rasters are those of about so many cells, drawn at random."""
@@ -114,8 +124,8 @@ class Statistics:
         }
 
 
-def measure(values: Bands) -> list[Statistics]:
-    """Statistics of every band, read a block of rows at a time; the draw of the sample is seeded."""
+def measure(values: Bands, *, nodata: float = np.nan) -> list[Statistics]:
+    """Statistics of every band without its nodata, a block of rows at a time; the draw of the sample is seeded."""
     bands, height, width = values.shape
     keep = min(1.0, SAMPLE / (height * width))
     random = np.random.default_rng(0)
@@ -124,7 +134,7 @@ def measure(values: Bands) -> list[Statistics]:
         block = values[:, top : top + BLOCK]
         drawn = random.random(block.shape[1:], np.float32) < keep
         for tally, cells in zip(tallies, block, strict=True):
-            tally.add(cells, drawn)
+            tally.add(cells[cells != nodata], drawn[cells != nodata])
     return [tally.statistics(height * width, complete=keep == 1) for tally in tallies]
 
 
@@ -178,6 +188,22 @@ def file_name(*parts: str) -> str:
     return ".".join(re.sub(r"[^A-Za-z0-9._-]", "-", part) for part in parts)
 
 
+def unique_name(*parts: str) -> str:
+    """As :func:`file_name`, but as many other parts never give the same: what is changed or looks so gets a hash.
+
+    Looks so: capitals, which macOS and Windows take for small letters; a dot in any part but the first, since names
+    are told apart from their end; a dot at the beginning; an ending like a hash; more than :data:`LONGEST`
+    characters.
+    """
+    name = ".".join(parts)
+    safe = file_name(*parts)[:LONGEST]
+    plain = safe == name == name.lower() and not safe.startswith(".") and not _MARKED.search(safe)
+    if plain and safe and not any("." in part for part in parts[1:]):
+        return safe
+    mark = sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:_MARK]
+    return f"{safe.lstrip('.')}-{mark}"
+
+
 def _write_tiff(path: Path, raster: Raster) -> None:
     count, height, width = raster.values.shape
     profile = {"count": count, "height": height, "width": width, "dtype": raster.values.dtype, "crs": raster.crs}
@@ -189,6 +215,7 @@ def _write_tiff(path: Path, raster: Raster) -> None:
             rows = raster.values[:, top : top + BLOCK]
             target.write(rows, window=Window(0, top, width, rows.shape[1]))
         target.descriptions = tuple(raster.names)
+        target.scales, target.offsets = (1.0,) * count, (0.0,) * count  # values are what they say, not packed
         for band, known in enumerate(raster.statistics, start=1):
             target.update_tags(band, **known.tags())
         target.update_tags(**raster.tags)
@@ -228,7 +255,7 @@ class _Tally:
 
 
 def _colours(answers: Mapping[str, str]) -> dict[int, tuple[int, int, int, int]]:
-    used = {index: (*styles.rgb(colour), 255) for index, colour in enumerate(answers.values())}
+    used = {index: (*rgb(colour), 255) for index, colour in enumerate(answers.values())}
     return {index: (0, 0, 0, 0) for index in range(256)} | used
 
 
@@ -238,7 +265,7 @@ def _category_names(answers: Iterable[str]) -> str:
     for answer in answers:
         ET.SubElement(names, "Category").text = answer
     ET.indent(document)
-    return ET.tostring(document, encoding="unicode") + "\n"
+    return xml(document) + "\n"
 
 
 def percentiles(values: NDArray[np.floating[Any]]) -> str:

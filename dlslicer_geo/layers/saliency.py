@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,11 @@ from rasterio.errors import RasterioIOError
 
 from dlslicer_geo import files
 from dlslicer_geo.layers import styles
-from dlslicer_geo.layers.rasters import SAMPLE, Raster, Statistics, file_name, measure, percentiles, write_cog
+from dlslicer_geo.layers.rasters import SAMPLE, Raster, Statistics, measure, percentiles, unique_name, write_cog
 from dlslicer_geo.layers.stream import Ask, Cut, Question, Rows, identity_of, lay, unanswered
 from dlslicer_geo.types import APPROXIMATE_NOTE, Layer, Progress, Saliency, quiet
 
 log = logging.getLogger(__name__)
-
-LONGEST = 180
-"""Characters of a file's name; temporary ones are longer, and file systems end at 255."""
 
 LIMIT_PERCENTILE = 99
 """The colour scale ends at this percentile of |S|: a few extreme cells would leave the rest of a map pale."""
@@ -174,11 +170,7 @@ def _known(why: Saliency, chip_ids: NDArray[np.int64]) -> Saliency:
 
 def _place(out: Path, question: Question) -> Path:
     city = question.city + (f"-rather-than-{question.rather_than}" if question.rather_than else "")
-    parts = (question.scene, city, question.method)
-    name = file_name(*parts)
-    if name != ".".join(parts) or len(name) > LONGEST:  # two scenes may look alike without what is refused or cut
-        name = f"{name[:LONGEST]}-{sha256(repr(parts).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-    return out / "saliency" / f"{name}.tif"
+    return out / "saliency" / f"{unique_name(question.scene, city, question.method)}.tif"
 
 
 def _is_finished(place: Path, identity: str) -> bool:

@@ -1,39 +1,21 @@
-"""Cities and limits in, colours and QGIS styles (QML text) out.
+"""Cities and limits in, ramps and QGIS styles (QML text) of rasters out.
 
 A style is the part of a QML document that QGIS needs to draw a layer as it is meant; QGIS fills in the rest.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
-from dlslicer_geo.types import UNKNOWN
+import numpy as np
 
-_COLOURS = """
-    #e69f00 #56b4e9 #009e73 #f0e442 #0072b2 #d55e00 #cc79a7 #5d3a9b #880000 #66ffff #5588ff #44ddaa #775566 #662255
-    #bb2211 #66ffaa #44ddff #77bb77 #cccc66 #33cccc #5599dd #886655 #664477 #4466dd #660077 #664444 #886688 #446622
-    #dd6666 #00eedd #0088cc #ee7733 #6644bb #662233 #775588 #ffdd88 #ee88aa #11ccff #cc3344 #aa44aa #eebb00 #00aaff
-    #66eebb #33aacc #77aa88
-    """
+from dlslicer_geo.colours import CONFIDENCE, DIVERGING
+from dlslicer_geo.types import Channels
 
-PALETTE: tuple[str, ...] = tuple(_COLOURS.split())
-"""45 colours. The first seven are Okabe and Ito's (Color Universal Design, 2008); each later one was taken as far as
-possible, in OKLab and for normal, deuteranope and protanope vision alike, from all those before it."""
-
-UNKNOWN_COLOUR = "#b8b8b8"
-"""A neutral grey for what the model does not know. In OKLab it lies 0.117 from the nearest colour of the palette, and
-0.033 for a deuteranope or protanope (two cities lie 0.047 apart at worst); so what can be hatched is hatched too."""
-
-POSITIVE = ("#fddbc7", "#f4a582", "#d6604d", "#b2182b")
-"""What speaks for a city, weak to strong (ColorBrewer RdBu, safe for the colour-blind)."""
-
-NEGATIVE = ("#d1e5f0", "#92c5de", "#4393c3", "#2166ac")
-"""What speaks against it, weak to strong."""
-
-CONFIDENCE = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
-"""Low to high confidence (ColorBrewer Blues)."""
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Stop(NamedTuple):
@@ -44,34 +26,12 @@ class Stop(NamedTuple):
     alpha: int
 
 
-def city_colour(index: int) -> str:
-    """The colour ``#rrggbb`` of a city by its place in the list of cities; after 45 the colours come again."""
-    return PALETTE[index % len(PALETTE)]
-
-
-def categories(cities: Sequence[str], *, unknown: bool) -> dict[str, str]:
-    """Answer → its colour ``#rrggbb``, in the order of a legend.
-
-    Args:
-        cities: city codes in the order of the palette.
-        unknown: whether the model can answer ``unknown``, which then comes last.
-    """
-    colours = {city: city_colour(index) for index, city in enumerate(cities)}
-    return colours | ({UNKNOWN: UNKNOWN_COLOUR} if unknown else {})
-
-
-def rgb(colour: str) -> tuple[int, int, int]:
-    """The three bytes of ``#rrggbb``."""
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
 def diverging(limit: float) -> list[Stop]:
     """A ramp from ``-limit`` to ``limit`` whose opacity grows with the distance from 0."""
-    colours = [*reversed(NEGATIVE), "#f7f7f7", *POSITIVE]
-    steps = range(-len(NEGATIVE), len(POSITIVE) + 1)
+    steps = np.linspace(-1, 1, len(DIVERGING))
     return [
-        Stop(limit * step / len(POSITIVE), colour, round(255 * abs(step) / len(POSITIVE)))
-        for step, colour in zip(steps, colours, strict=True)
+        Stop(limit * float(step), colour, round(255 * abs(float(step))))
+        for step, colour in zip(steps, DIVERGING, strict=True)
     ]
 
 
@@ -80,46 +40,19 @@ def sequential() -> list[Stop]:
     return [Stop(i / (len(CONFIDENCE) - 1), colour, 255) for i, colour in enumerate(CONFIDENCE)]
 
 
-def chips_qml(answers: Mapping[str, str], *, approximate: bool = False) -> str:
-    """QML of chips filled by the column ``answer``: one category, legend entry and symbol per answer.
-
-    What is unknown is hatched. Where the position is approximate, the legend says so and the outlines are dashed.
-
-    Args:
-        answers: colours as :func:`categories` gives them.
-        approximate: whether the chips lie somewhere in their city only.
-    """
-    document = ET.Element("qgis", version="3.34", styleCategories="Symbology")
-    renderer = ET.SubElement(
-        document, "renderer-v2", type="categorizedSymbol", attr="answer", symbollevels="0", forceraster="0"
-    )
-    entries = ET.SubElement(renderer, "categories")
-    symbols = ET.SubElement(renderer, "symbols")
-    line = "dash" if approximate else "solid"
-    for index, (answer, colour) in enumerate(answers.items()):
-        unknown = colour == UNKNOWN_COLOUR
-        label = "unknown to the model" if unknown else answer
-        label += " (approximate position)" if approximate else ""
-        entry = {"render": "true", "symbol": str(index), "value": answer, "label": label, "type": "string"}
-        ET.SubElement(entries, "category", entry)
-        _add_fill(symbols, str(index), colour, fill="b_diagonal" if unknown else "solid", line=line)
-    ET.SubElement(document, "legend", type="default-vector", showLabelLegend="0")
-    return _text(document)
-
-
 def palette_qml(answers: Mapping[str, str]) -> str:
     """QML of a raster of the numbers of answers, with the colours that :func:`categories` gives."""
-    document, renderer = _raster("paletted")
+    root, renderer = _raster("paletted")
     palette = ET.SubElement(renderer, "colorPalette")
     for index, (answer, colour) in enumerate(answers.items()):
         ET.SubElement(palette, "paletteEntry", value=str(index), color=colour, alpha="255", label=answer)
-    return _text(document)
+    return text(root)
 
 
 def ramp_qml(stops: Sequence[Stop], *, band: int = 1) -> str:
     """QML of a raster of numbers drawn by linear interpolation between the stops, clamped at both ends."""
     low, high = f"{stops[0].value:.9g}", f"{stops[-1].value:.9g}"
-    document, renderer = _raster("singlebandpseudocolor", band=band)
+    root, renderer = _raster("singlebandpseudocolor", band=band)
     renderer.set("classificationMin", low)
     renderer.set("classificationMax", high)
     shader = ET.SubElement(ET.SubElement(renderer, "rastershader"), "colorrampshader")
@@ -128,59 +61,44 @@ def ramp_qml(stops: Sequence[Stop], *, band: int = 1) -> str:
     for stop in stops:
         entry = {"value": f"{stop.value:.9g}", "color": stop.colour, "alpha": str(stop.alpha)}
         ET.SubElement(shader, "item", entry | {"label": f"{stop.value:.3g}"})
-    return _text(document)
+    return text(root)
 
 
-def polygons_qml(column: str, limit: float, *, largest: float) -> str:
-    """QML of polygons filled by a number in classes of equal width around 0.
+def colours_qml(channels: Channels) -> str:
+    """QML of imagery: three bands as red, green and blue, between what is black and what is white."""
+    root, renderer = _raster("multibandcolor")
+    del renderer.attrib["band"]
+    for index, colour in enumerate(("red", "green", "blue")):
+        renderer.set(f"{colour}Band", str(channels.bands[index]))
+        if channels.low is None or channels.high is None:
+            continue
+        contrast = ET.SubElement(renderer, f"{colour}ContrastEnhancement")
+        ET.SubElement(contrast, "minValue").text = f"{channels.low[index]:.9g}"
+        ET.SubElement(contrast, "maxValue").text = f"{channels.high[index]:.9g}"
+        ET.SubElement(contrast, "algorithm").text = "StretchToMinimumMaximum"
+    return text(root)
 
-    Args:
-        column: holds the number; polygons without one are not drawn.
-        limit: where the outermost classes would end.
-        largest: the largest number by size, where they do end if it is beyond.
-    """
-    document = ET.Element("qgis", version="3.34", styleCategories="Symbology")
-    attributes = {"type": "graduatedSymbol", "graduatedMethod": "GraduatedColor", "symbollevels": "0"}
-    renderer = ET.SubElement(document, "renderer-v2", attributes | {"attr": column, "forceraster": "0"})
-    ranges = ET.SubElement(renderer, "ranges")
-    symbols = ET.SubElement(renderer, "symbols")
-    colours = [*reversed(NEGATIVE), *POSITIVE]
-    edges = [limit * step / len(POSITIVE) for step in range(-len(NEGATIVE), len(POSITIVE) + 1)]
-    edges[0], edges[-1] = min(edges[0], -largest), max(edges[-1], largest)
-    for index, colour in enumerate(colours):
-        low, high = edges[index : index + 2]
-        entry = {"render": "true", "symbol": str(index), "lower": f"{low:.17g}", "upper": f"{high:.17g}"}
-        ET.SubElement(ranges, "range", entry | {"label": f"{low:.3g} to {high:.3g}"})
-        _add_fill(symbols, str(index), colour, fill="solid", line="solid")
-    return _text(document)
+
+def document() -> ET.Element:
+    """An empty style."""
+    return ET.Element("qgis", version="3.22", styleCategories="Symbology|Labeling|MapTips")
+
+
+def text(root: ET.Element) -> str:
+    """A document of QGIS as text; characters that XML cannot hold are replaced."""
+    ET.indent(root)
+    heading = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+    return heading + xml(root) + "\n"
+
+
+def xml(root: ET.Element) -> str:
+    """An element as text; characters that XML cannot hold are replaced."""
+    return _NOT_XML.sub("\ufffd", ET.tostring(root, encoding="unicode"))
 
 
 def _raster(kind: str, *, band: int = 1) -> tuple[ET.Element, ET.Element]:
-    document = ET.Element("qgis", version="3.34", styleCategories="Symbology")
+    root = document()
     attributes = {"type": kind, "band": str(band), "opacity": "1", "alphaBand": "-1", "nodataColor": ""}
-    renderer = ET.SubElement(ET.SubElement(document, "pipe"), "rasterrenderer", attributes)
+    renderer = ET.SubElement(ET.SubElement(root, "pipe"), "rasterrenderer", attributes)
     ET.SubElement(renderer, "rasterTransparency")
-    return document, renderer
-
-
-def _add_fill(symbols: ET.Element, name: str, colour: str, *, fill: str, line: str) -> None:
-    symbol = ET.SubElement(symbols, "symbol", type="fill", name=name, alpha="1", clip_to_extent="1")
-    layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "pass": "0", "locked": "0"})
-    options = ET.SubElement(layer, "Option", type="Map")
-    red, green, blue = rgb(colour)
-    values = {
-        "color": f"{red},{green},{blue},140",
-        "style": fill,
-        "outline_color": f"{red},{green},{blue},255",
-        "outline_style": line,
-        "outline_width": "0.4",
-        "outline_width_unit": "MM",
-    }
-    for key, value in values.items():
-        ET.SubElement(options, "Option", name=key, type="QString", value=value)
-
-
-def _text(document: ET.Element) -> str:
-    ET.indent(document)
-    heading = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-    return heading + ET.tostring(document, encoding="unicode") + "\n"
+    return root, renderer

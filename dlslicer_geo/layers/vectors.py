@@ -13,9 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dlslicer_geo import files
-from dlslicer_geo.layers import styles
-from dlslicer_geo.layers.geopackage import Style, write_geopackage
-from dlslicer_geo.types import APPROXIMATE_NOTE, DETECTORS, UNKNOWN, Predictions
+from dlslicer_geo.colours import categories
+from dlslicer_geo.layers import fills
+from dlslicer_geo.layers.geopackage import write_geopackage
+from dlslicer_geo.types import DETECTORS, UNKNOWN, Predictions
 
 LAYER = "predictions"
 """Name of the layer in the GeoPackage."""
@@ -63,7 +64,7 @@ def prediction_table(chips: gpd.GeoDataFrame, found: Predictions) -> gpd.GeoData
 def write_predictions_layer(
     table: gpd.GeoDataFrame, path: Path, found: Predictions, provenance: Mapping[str, str]
 ) -> Path:
-    """Write the table and its style as an atomic, byte-reproducible GeoPackage.
+    """Write the table and its styles as an atomic, byte-reproducible GeoPackage.
 
     Args:
         table: as :func:`prediction_table` makes it.
@@ -74,16 +75,13 @@ def write_predictions_layer(
     """
     metadata = detector_tags(found) | {files.PROVENANCE_KEY: json.dumps(dict(provenance), sort_keys=True)}
     answers, approximate = answers_of(found), bool(table["approximate"].any())
-    style = Style(
-        qml=styles.chips_qml(answers, approximate=approximate),
-        description=f"position {APPROXIMATE_NOTE}" if approximate else _what(answers),
-    )
-    return write_geopackage(table, path, layer=LAYER, geometry="Polygon", style=style, metadata=metadata)
+    made = fills.chip_styles(answers, approximate=approximate)
+    return write_geopackage(table, path, layer=LAYER, geometry="Polygon", styles=made, metadata=metadata)
 
 
 def answers_of(found: Predictions) -> dict[str, str]:
     """What the model can answer, with colours, in the order of the legend and of the values of a city raster."""
-    return styles.categories(found.cities, unknown=found.threshold is not None)
+    return categories(found.cities, unknown=found.threshold is not None)
 
 
 def detector_tags(found: Predictions) -> dict[str, str]:
@@ -91,12 +89,6 @@ def detector_tags(found: Predictions) -> dict[str, str]:
     if found.threshold is None:
         return {}
     return {"DETECTOR": found.detector, "THRESHOLD": f"{found.threshold:.9g}"}
-
-
-def _what(answers: Mapping[str, str]) -> str:
-    return (
-        "predicted city, or unknown to the model" if styles.UNKNOWN_COLOUR in answers.values() else "predicted city"
-    )
 
 
 def _score(found: Predictions) -> NDArray[np.float64]:

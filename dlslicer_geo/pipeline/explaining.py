@@ -221,7 +221,8 @@ def _masked(run: Run, laid: Mapping[str, Layer], scenes: GeoDataFrame) -> list[P
     files = []
     for scene, layer in run.progress(list(laid.items()), total=len(laid), label="masked scenes"):
         shown, out = Scene.from_record(records[scene]), run.folder / "gis"
-        files.append(gis.write_masked(layer.path, shown, out, provenance=run.provenance))
+        path = gis.write_masked(layer.path, shown, out, provenance=run.provenance)
+        files += [path, path.with_suffix(".qml")]
     return files
 
 

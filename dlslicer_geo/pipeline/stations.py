@@ -26,8 +26,9 @@ from dlslicer_geo.pipeline.pieces import (
 )
 from dlslicer_geo.pipeline.readers import optional_json, optional_table, other_run, read_given
 from dlslicer_geo.pipeline.runs import Run
+from dlslicer_geo.pipeline.showing import catalog, draw_map
 from dlslicer_geo.pipeline.steps import Done, Station
-from dlslicer_geo.types import APPROXIMATE, Layer
+from dlslicer_geo.types import APPROXIMATE
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -241,7 +242,8 @@ def _probed(run: Run, name: str) -> DataFrame | None:
 
 
 def similar(run: Run) -> Done:
-    """Predictions → ``similarity.csv`` and ``neighbours.parquet``."""
+    """Predictions → ``similarity.csv``, its figure and ``neighbours.parquet``."""
+    from dlslicer_geo import report
     from dlslicer_geo.predict import read_predictions
     from dlslicer_geo.similarity import similar as compare
 
@@ -251,17 +253,12 @@ def similar(run: Run) -> Done:
         write_text(run.folder / "similarity.csv", matrix.to_csv(lineterminator="\n")),
         write_table(look_alikes, run.folder / "neighbours.parquet", run.provenance),
     ]
-    return Done(files=files)
-
-
-def draw_map(run: Run) -> Done:
-    """Every layer written so far → ``map.html``."""
-    from dlslicer_geo.webmap import webmap
-
-    footprints = Layer(kind="scenes", path=run.folder / "scenes.parquet", title="Scenes")
-    path = run.folder / "map.html"
-    webmap([footprints, *run.layers()], title=run.config.map.title).save(path)
-    return Done(files=[path])
+    drawn = [run.folder / "figures" / f"similarity.{kind}" for kind in ("png", "svg")]
+    for stale in drawn:
+        stale.unlink(missing_ok=True)
+    if len(matrix) > 1:
+        report.draw_similarity(matrix, drawn[0])
+    return Done(files=[*files, *(figure for figure in drawn if figure.exists())])
 
 
 STATIONS = (
@@ -336,11 +333,18 @@ STATIONS = (
         work=similar,
         needs=("chips.parquet", "predictions/manifest.json"),
         sections=("similar",),
-        rooms=("similarity",),
+        rooms=("similarity", "report"),
     ),
     Station(name="map", work=draw_map, needs=("scenes.parquet", "layers"), sections=("map",), rooms=("webmap",)),
+    Station(
+        name="catalog",
+        work=catalog,
+        needs=("scenes.parquet", "layers", "model.ckpt?", "metrics.json?", "map.html?", "report.html?"),
+        sections=("explain", "map", "catalog"),  # masked images and polygons are explain's, and no layers
+        rooms=("layers",),
+    ),
 )
 """The stations in order."""
 
-APPLIED = tuple(s for s in STATIONS if s.name in ("scan", "cut", "predict", "explain", "map"))
+APPLIED = tuple(s for s in STATIONS if s.name in ("scan", "cut", "predict", "explain", "map", "catalog"))
 """The stations of a model that is applied to new images."""

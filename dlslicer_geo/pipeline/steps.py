@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from dlslicer_geo.pipeline.runs import Run
 
 PACKAGE = Path(__file__).parents[1]
-HALL = ("errors", "types", "files", "pixels")
+CODE = (".py", ".js", ".css")
+"""What makes a room do something else when it changes."""
+
+HALL = ("errors", "types", "files", "pixels", "colours")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,8 @@ def code_hash(rooms: Sequence[str]) -> str:
     files: list[Path] = []
     for room in (*HALL, *rooms):
         one = PACKAGE / f"{room}.py"
-        files += [one] if one.exists() else sorted((PACKAGE / room).rglob("*.py"))
+        parts = sorted(path for path in (PACKAGE / room).rglob("*") if path.suffix in CODE)
+        files += [one] if one.exists() else parts
     return sha256_json([__version__, *(sha256_file(path) for path in files)])
 
 

@@ -85,7 +85,7 @@ def leave_city_out(config: Config, out: str | Path, *, progress: Progress = quie
 
     Args:
         config: the experiment.
-        out: run folder; legs go to ``out/leave_city_out/<city>``.
+        out: run folder; legs go to ``out/leave_city_out/<city>``, whose name is made safe.
         progress: shows how far it is.
 
     Returns:
@@ -97,6 +97,8 @@ def leave_city_out(config: Config, out: str | Path, *, progress: Progress = quie
         SplitError: if there are fewer than three cities.
         DlslicerError: whatever a station raises.
     """
+    from dlslicer_geo.layers.rasters import unique_name
+
     base = _base(config, out, progress)
     chips, certificate = _split(base, config.split)
     cities = sorted(chips["city"].dropna().unique())
@@ -104,7 +106,8 @@ def leave_city_out(config: Config, out: str | Path, *, progress: Progress = quie
         raise SplitError(f"there are {len(cities)} cities: at least 3 are needed, as 2 must be left to tell apart")
     rows = []
     for city in cities:
-        run = _leg(base, f"leave_city_out/{city}", _without(base, chips, certificate, city), ("fit", "predict"))
+        leg = f"leave_city_out/{unique_name(city)}"
+        run = _leg(base, leg, _without(base, chips, certificate, city), ("fit", "predict"))
         rows.append(_unknown_row(city, run))
         logger.info("%s left out: AUROC %.3f (knn)", city, rows[-1]["auroc_knn"])
     table = _table(rows)

@@ -23,7 +23,7 @@ def reliability(evidence: Evidence) -> Figure | None:
     drawn = [panel for panel in _panels(evidence) if panel.bins]
     if not drawn:
         return None
-    figure = style.canvas(4.3 * len(drawn), 4.6)
+    figure = style.canvas(style.COLUMN * len(drawn), 3.5)
     grid = figure.subplots(2, len(drawn), sharex=True, squeeze=False, height_ratios=(3.2, 1))
     for column, panel in enumerate(drawn):
         _diagram(grid[0, column], panel.bins, panel.colour)
@@ -44,7 +44,7 @@ def scores_of_unknown(evidence: Evidence) -> Figure | None:
         return None
     threshold = unknown.get("threshold", found.threshold)
     values = np.asarray(scores[evidence.scored], np.float64)
-    figure = style.canvas(7.6, 2.9)
+    figure = style.canvas(style.COLUMN, 1.9)
     axes: Any = figure.add_subplot()
     edges = _edges(values, threshold)
     heights, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
@@ -99,8 +99,8 @@ def _diagram(axes: Any, bins: Sequence[Mapping[str, Any]], colour: str) -> None:
     filled = [entry for entry in bins if entry["n"] and entry.get("accuracy") is not None]
     confidence, accuracy = ([entry[name] for entry in filled] for name in ("confidence", "accuracy"))
     axes.plot([0, 1], [0, 1], color=style.SOFT, linewidth=0.9, linestyle=(0, (3, 2)))
-    axes.vlines(confidence, confidence, accuracy, color=colour, linewidth=5, alpha=0.25)
-    axes.plot(confidence, accuracy, "o", color=colour, markersize=5.5)
+    axes.vlines(confidence, confidence, accuracy, color=colour, linewidth=3.6, alpha=0.25)
+    axes.plot(confidence, accuracy, "o", color=colour, markersize=4)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     style.plain(axes, grid="both")
     style.shares(axes.yaxis)

@@ -60,6 +60,10 @@ def errors(evidence: Evidence, drawings: Drawings) -> str:
             "Dots are larger than chips. Where several chips fall on one dot, one of them is shown, drawn at random.",
         )
         or html.absent("A map", "no scored chip has a known position"),
+        html.picture(
+            drawings.get("sites.png"),
+            "Every dot is a site, or a scene or block where a city has few; its area is the number of scored chips.",
+        ),
         html.picture(drawings.get("distance.png"))
         or html.absent("Accuracy by distance to training chips", "the distances are not known"),
         html.paragraph(note, kind="note") if note else "",

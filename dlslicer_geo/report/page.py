@@ -1,4 +1,4 @@
-"""A report, chips, predictions and the certificate in; ``report.html`` and ``figures/*.png`` out."""
+"""A report, chips, predictions and the certificate in; ``report.html`` and its figures as PNG and SVG out."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from matplotlib.figure import Figure
 
 from dlslicer_geo import files
 from dlslicer_geo.report import (
@@ -22,6 +20,7 @@ from dlslicer_geo.report import (
     matrix,
     results,
     sanity,
+    sites,
     style,
     whiskers,
     words,
@@ -36,10 +35,12 @@ if TYPE_CHECKING:
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """What the page may load: nothing but what it carries, and no script at all."""
 
-FIGURES = (
-    "comparison.png", "cities.png", "confusion.png", "confusion_predicted.png", "calibration.png", "unknown.png",
-    "errors.png", "distance.png", "ablation.png", "sanity.png",
+_FIGURES = (
+    "comparison", "cities", "sites", "confusion", "confusion_predicted", "calibration", "unknown", "errors",
+    "distance", "ablation", "sanity",
 )  # fmt: skip
+
+FIGURES = tuple(f"{name}.{kind}" for name in _FIGURES for kind in style.KINDS)
 """Files that may stand in the folder ``figures`` beside the page; those with nothing to show are left out."""
 
 _PARTS = {
@@ -102,6 +103,7 @@ def _draw(evidence: Evidence, folder: Path) -> dict[str, Drawing]:
     figures = {
         "comparison.png": whiskers.comparison(evidence),
         "cities.png": whiskers.cities(evidence),
+        "sites.png": sites.accuracy(evidence),
         "confusion.png": matrix.confusion(evidence.report, "truth"),
         "confusion_predicted.png": matrix.confusion(evidence.report, "predicted"),
         "calibration.png": confidence.reliability(evidence),
@@ -111,20 +113,16 @@ def _draw(evidence: Evidence, folder: Path) -> dict[str, Drawing]:
         "ablation.png": None if ablation is None else whiskers.leaks(ablation),
         "sanity.png": sanity.forgetting(evidence),
     }
-    drawings = {name: _drawing(name, figure, evidence) for name, figure in figures.items() if figure is not None}
+    drawn = {name: style.save(figure, folder / name) for name, figure in figures.items() if figure is not None}
     for name in FIGURES:
-        if name in drawings:
-            with files.atomic(folder / name) as temporary:
-                temporary.write_bytes(drawings[name].png)
-        else:
+        if f"{Path(name).stem}.png" not in drawn:
             (folder / name).unlink(missing_ok=True)
-    return drawings
+    return {name: _drawing(name, path.read_bytes(), evidence) for name, path in drawn.items()}
 
 
-def _drawing(name: str, figure: Figure, evidence: Evidence) -> Drawing:
-    png = style.png(figure)
+def _drawing(name: str, png: bytes, evidence: Evidence) -> Drawing:
     width, height = struct.unpack(">II", png[16:24])  # IHDR is the first chunk of every PNG
-    scale = 100 / style.DPI
+    scale = style.SHOWN / style.DPI
     return Drawing(
         name=name, png=png, width=round(width * scale), height=round(height * scale), alt=_alt(name, evidence)
     )
@@ -144,6 +142,7 @@ def _alt(name: str, evidence: Evidence) -> str:
         "comparison.png": f"Accuracy of the model, {words.percent(metrics['accuracy'])}, beside its baselines and "
         "probes, which the tables below list.",
         "cities.png": f"Accuracy per city, from {' down to '.join(ends)}, and of every site.",
+        "sites.png": "A map per city: every site a dot, the darker the more of its chips are right.",
         "confusion.png": "Confusion matrix, every row divided by the chips of its true city; the table below lists "
         "the largest confusions.",
         "confusion_predicted.png": "Confusion matrix, every column divided by the chips given to its city.",

@@ -77,7 +77,7 @@ def forgetting(evidence: Evidence) -> Figure | None:
     layers = list(dict.fromkeys(row["layer"] for row in rows if row.get("stages")))
     if not layers:
         return None
-    figure = style.canvas(0.6 + 2.3 * len(layers), 3.3)
+    figure = style.canvas(min(0.45 + 1.56 * len(layers), style.WIDTH), 2.5)
     panels = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
     for axes, layer in zip(panels, layers, strict=True):
         for row in (row for row in rows if row["layer"] == layer and row.get("stages")):
@@ -90,7 +90,12 @@ def forgetting(evidence: Evidence) -> Figure | None:
     panels[0].set_ylabel("correlation with the trained model", fontsize=style.TEXT, color=style.SOFT)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, names, loc="outside lower center", ncols=min(len(names), 6), fontsize=style.SMALL, frameon=False
+        handles,
+        names,
+        loc="outside lower center",
+        ncols=min(len(names), len(layers)),
+        fontsize=style.SMALL,
+        frameon=False,
     )
     return figure
 
@@ -99,7 +104,7 @@ def _line(axes: Any, row: Row, chosen: bool) -> None:
     stages = [(name, value) for name, value in row["stages"].items() if value is not None]
     axes.plot(
         ["trained", *(name for name, _ in stages)], [1.0, *(value for _, value in stages)], marker="o",
-        markersize=5 if chosen else 3, linewidth=2.4 if chosen else 1.2, zorder=3 if chosen else 2,
+        markersize=4 if chosen else 2.5, linewidth=1.8 if chosen else 0.9, zorder=3 if chosen else 2,
         color=COLOURS.get(row["method"], style.SOFT), label=style.label(str(row["method"]), 28),
     )  # fmt: skip
 

@@ -1,4 +1,8 @@
-"""Sizes and texts in, canvases and PNG bytes out: how every figure of the page looks."""
+"""Sizes and texts in, canvases and the bytes of PNG and SVG out: how every figure of a run looks.
+
+Figures have the size they are printed at: up to 85 mm in a column, up to 170 mm across the
+page of a journal. No letter is smaller than 6 points then.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from matplotlib import font_manager
+from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -22,11 +26,21 @@ RIGHT, WRONG, TRAIN, OTHER = "#0072b2", "#d55e00", "#b9bfc6", "#009e73"
 SHARES = ("#ffffff", "#d6e6f4", "#6baed6", "#2171b5", "#08306b")
 """From no share to all (after ColorBrewer's Blues, 2003)."""
 
-DPI = 160
-"""Pixels per inch; the page shows 100 of its own pixels per inch, so that figures stay sharp on good screens."""
+COLUMN, WIDTH = 85 / 25.4, 170 / 25.4
+"""Inches of a figure that fills a column, and of one that fills a printed page."""
 
-SMALL, TEXT, LARGE = 8.0, 9.0, 10.5
-"""Sizes of fonts in points."""
+DPI, SHOWN = 300, 137.5
+"""Pixels per inch of a PNG, and how many of its own pixels the page gives an inch."""
+
+LEAST, SMALL, TEXT, LARGE = 6.0, 6.3, 7.0, 8.0
+"""Sizes of fonts in points; 6 is the least that journals print."""
+
+KINDS = ("png", "svg")
+"""Endings of the files of a figure."""
+
+FONT = "DejaVu Sans"
+"""The font that comes with matplotlib, so that a figure looks the same on every machine."""
+
 
 LONGEST = 16
 """Characters of a name that are drawn."""
@@ -64,20 +78,38 @@ def label(text: str, longest: int = LONGEST) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """PNG of a figure; the same figure gives the same bytes."""
-    held = io.BytesIO()
-    figure.savefig(held, format="png", metadata={"Software": None})
-    return held.getvalue()
+    """PNG of a figure, 300 pixels per inch; the same figure gives the same bytes."""
+    return _saved(figure, "png", {"Software": None})
+
+
+def svg(figure: Figure) -> bytes:
+    """SVG of a figure, its letters as outlines and many dots as one picture; the same figure gives the same bytes."""
+    return _saved(figure, "svg", dict.fromkeys(("Creator", "Date", "Format", "Type")))
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as PNG, whole or not at all."""
-    with files.atomic(path) as temporary:
-        temporary.write_bytes(png(figure))
-    return Path(path)
+    """Write a figure as PNG, and beside it as SVG; each whole or not at all.
+
+    Returns:
+        the path of the PNG.
+    """
+    for kind, held in zip(KINDS, (png(figure), svg(figure)), strict=True):
+        with files.atomic(Path(path).with_suffix(f".{kind}")) as temporary:
+            temporary.write_bytes(held)
+    return Path(path).with_suffix(".png")
+
+
+def _saved(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+    held = io.BytesIO()
+    with rc_context({"font.sans-serif": [FONT], "svg.fonttype": "path", "svg.hashsalt": "dlslicer_geo"}):
+        if figure.get_layout_engine() is not None:  # to find the layout takes as long as to draw: once is enough
+            figure.draw_without_rendering()
+            figure.set_layout_engine(None)
+        figure.savefig(held, format=kind, metadata=metadata)
+    return held.getvalue()
 
 
 @cache
 def _has(letter: str) -> bool:
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    font = font_manager.get_font(font_manager.findfont(FONT))
     return bool(font.get_char_index(ord(letter)))

@@ -14,9 +14,6 @@ from dlslicer_geo.errors import LayerError
 from dlslicer_geo.report import style, words
 from dlslicer_geo.report.evidence import Evidence
 
-WIDTH = 9.2
-"""Inches of a figure that fills the page."""
-
 BASELINES = {"most_frequent": "most frequent city", "colour": "colour alone", "frozen": "frozen backbone"}
 """Names of the baselines in words; any other is called as it is."""
 
@@ -43,7 +40,7 @@ def cities(evidence: Evidence) -> Figure | None:
     rows = ranked(evidence.metrics.get("per_city") or {})
     if not rows:
         return None
-    figure = style.canvas(WIDTH, 1.3 + 0.21 * len(rows))
+    figure = style.canvas(style.WIDTH, 0.95 + 0.155 * len(rows))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.35, 1))
     codes = [code for code, _ in rows]
     dots = [Dot(name=style.label(c), value=e["accuracy"], interval=e.get("interval")) for c, e in rows]
@@ -68,7 +65,7 @@ def comparison(evidence: Evidence) -> Figure:
     """The model, its votes, the baselines and the probes on one axis."""
     groups = [(name, dots) for name, dots in _groups(evidence.metrics) if dots]
     places: list[float] = []
-    figure = style.canvas(WIDTH * 0.86, 0.7 + 0.25 * sum(1.6 + len(dots) for _, dots in groups))
+    figure = style.canvas(style.WIDTH * 0.86, 0.5 + 0.185 * sum(1.6 + len(dots) for _, dots in groups))
     axes: Any = figure.add_subplot()
     at = 0.0
     for name, dots in groups:
@@ -90,7 +87,7 @@ def distances(evidence: Evidence) -> Figure | None:
     bins = (evidence.metrics.get("distance") or {}).get("bins") or []
     if not bins:
         return None
-    figure = style.canvas(WIDTH * 0.8, 3.3)
+    figure = style.canvas(style.WIDTH * 0.8, 2.4)
     axes: Any = figure.add_subplot()
     for x, entry in enumerate(bins):
         _stand(axes, x, entry["accuracy"], entry.get("interval"), style.RIGHT)
@@ -111,7 +108,7 @@ def draw_ablation(ablation: Mapping[str, Any], path: str | Path) -> Path:
 
     Args:
         ablation: ``rows`` of ``name``, ``min_distance_m``, ``proven``, ``accuracy``, ``interval``.
-        path: ends in ``.png``; written atomically.
+        path: ends in ``.png``; written atomically, as is the SVG beside it.
 
     Raises:
         LayerError: if there is no row.
@@ -124,7 +121,7 @@ def leaks(ablation: Mapping[str, Any]) -> Figure:
     rows = ablation.get("rows") or []
     if not rows:
         raise LayerError("the ablation has no rows: train under at least one split before drawing it")
-    figure = style.canvas(WIDTH * 0.9, 3.9)
+    figure = style.canvas(style.WIDTH * 0.9, 2.85)
     axes: Any = figure.add_subplot()
     axes.set_xscale("symlog", linthresh=10, linscale=0.6)
     axes.set(xlim=(-4, max(20.0, *(_metres(row) for row in rows)) * 1.8), ylim=(0, 1.1))
@@ -148,7 +145,7 @@ def _metres(row: Mapping[str, Any]) -> float:
 def _aside(rows: Sequence[Mapping[str, Any]], number: int) -> float:
     """Points to the right, so that splits of about one distance stand side by side."""
     at = np.arcsinh([_metres(row) / 10 for row in rows[: number + 1]])  # about the scale of the axis
-    return 9.0 * int((np.abs(at[:-1] - at[-1]) < 0.1).sum())
+    return 7.0 * int((np.abs(at[:-1] - at[-1]) < 0.1).sum())
 
 
 def _mark(axes: Any, row: Mapping[str, Any], number: int, aside: float) -> None:
@@ -159,10 +156,10 @@ def _mark(axes: Any, row: Mapping[str, Any], number: int, aside: float) -> None:
     colour = style.RIGHT if proven else style.WRONG
     x, y = _metres(row), row["accuracy"]
     if row.get("interval"):
-        axes.plot([x, x], row["interval"], color=colour, linewidth=1.8, transform=shift, solid_capstyle="butt")
+        axes.plot([x, x], row["interval"], color=colour, linewidth=1.4, transform=shift, solid_capstyle="butt")
     name = f"{number}  {style.label(str(row['name']), 28)}{'' if proven else ' (leaks)'}"
     axes.plot(
-        [x], [y], marker="o" if proven else "X", color=colour, markersize=7, linestyle="", label=name, transform=shift
+        [x], [y], marker="o" if proven else "X", color=colour, markersize=5, linestyle="", label=name, transform=shift
     )
     top = row["interval"][1] if row.get("interval") else y
     axes.annotate(
@@ -200,9 +197,9 @@ def _groups(metrics: Mapping[str, Any]) -> list[tuple[str, list[Dot]]]:
 def _draw(axes: Any, dots: Sequence[Dot], places: Sequence[float]) -> None:
     for dot, y in zip(dots, places, strict=True):
         if dot.interval is not None:
-            axes.plot(dot.interval, [y, y], color=dot.colour, linewidth=1.8, alpha=0.75, solid_capstyle="butt")
+            axes.plot(dot.interval, [y, y], color=dot.colour, linewidth=1.4, alpha=0.75, solid_capstyle="butt")
         face = dot.colour if dot.interval is not None else "white"
-        axes.plot([dot.value], [y], "o", markersize=5.5, color=dot.colour, markerfacecolor=face)
+        axes.plot([dot.value], [y], "o", markersize=4, color=dot.colour, markerfacecolor=face)
     axes.set_yticks(list(places), [dot.name for dot in dots])
     axes.set_xlim(-0.01, 1.01)
     style.plain(axes)
@@ -213,8 +210,8 @@ def _stand(axes: Any, x: float, value: float | None, interval: Sequence[float] |
     if value is None:
         return
     if interval is not None:
-        axes.plot([x, x], interval, color=colour, linewidth=2, alpha=0.75, solid_capstyle="butt")
-    axes.plot([x], [value], "o", markersize=7, color=colour, markerfacecolor=colour if interval else "white")
+        axes.plot([x, x], interval, color=colour, linewidth=1.5, alpha=0.75, solid_capstyle="butt")
+    axes.plot([x], [value], "o", markersize=5, color=colour, markerfacecolor=colour if interval else "white")
 
 
 def _lines(axes: Any, metrics: Mapping[str, Any]) -> None:
@@ -231,7 +228,7 @@ def _sites(axes: Any, per_site: Sequence[Mapping[str, Any]], codes: Sequence[str
     chips = np.array([site["n"] for site in sites], float)
     largest = chips.max(initial=1.0)
     axes.scatter(
-        [site["accuracy"] for site in sites], [at[site["city"]] for site in sites], s=6 + 60 * chips / largest,
+        [site["accuracy"] for site in sites], [at[site["city"]] for site in sites], s=4 + 32 * chips / largest,
         color=style.RIGHT, alpha=0.3, linewidths=0,
     )  # fmt: skip
     axes.set_xlim(-0.03, 1.03)

@@ -2,6 +2,8 @@
 const dlslicerTools = {
   narrow: () => window.matchMedia("(max-width: 640px)").matches,
 
+  still: () => window.matchMedia("(prefers-reduced-motion: reduce)").matches,
+
   element(tag, className, text) {
     const made = document.createElement(tag);
     if (className) made.className = className;
@@ -10,15 +12,37 @@ const dlslicerTools = {
   },
 
   add(parent, ...children) {
-    children.forEach((child) => parent.appendChild(child));
+    children.filter(Boolean).forEach((child) => parent.appendChild(child));
     return parent;
+  },
+
+  button(className, text, label, press) {
+    const made = dlslicerTools.element("button", className, text);
+    made.type = "button";
+    if (label) made.setAttribute("aria-label", label);
+    made.addEventListener("click", press);
+    return made;
+  },
+
+  percent: (share) => (share > 0 && share < 0.005 ? "< 1" : Math.round(100 * share)) + "\u00a0%",
+
+  // on a phone the panel lies along the lower edge, as high as its heading
+  sheet: () => document.querySelector("#dl-panel summary").offsetHeight,
+
+  // what is fitted must not end up under the panel
+  fit(map, bounds, animate) {
+    const padding = dlslicerTools.narrow()
+      ? { paddingTopLeft: [28, 56], paddingBottomRight: [28, dlslicerTools.sheet() + 28] }
+      : { paddingTopLeft: [348, 40], paddingBottomRight: [64, 40] };
+    if (animate && !dlslicerTools.still()) map.flyToBounds(bounds, { ...padding, maxZoom: 18, duration: 0.9 });
+    else map.fitBounds(bounds, { ...padding, maxZoom: 18, animate: false });
   },
 };
 
 /* A name and a dot where the chips of a place are too small to see. */
-function dlslicerPlaces(map, data, fit) {
+function dlslicerPlaces(map, data) {
   "use strict";
-  const { element, add, narrow } = dlslicerTools;
+  const { element, add, narrow, fit } = dlslicerTools;
   const layer = L.layerGroup().addTo(map);
   const colours = new Map(data.cities.map((city) => [city.code, city.colour]));
 
@@ -47,7 +71,7 @@ function dlslicerPlaces(map, data, fit) {
     box.title = place.name;
     const icon = L.divIcon({ className: "", html: box, iconSize: [0, 0] });
     const marker = L.marker(place.bounds.getCenter(), { icon, pane: "dl-places", alt: place.name, keyboard: true });
-    marker.on("click", () => fit(place.bounds, true));
+    marker.on("click", () => fit(map, place.bounds, true));
     layer.addLayer(marker);
     label(name, place.at, taken);
   }
@@ -78,7 +102,7 @@ function dlslicerPlaces(map, data, fit) {
 /* There are no tiles, so degrees give the sense of place. */
 function dlslicerGraticule(map) {
   "use strict";
-  const { element, add, narrow } = dlslicerTools;
+  const { element, add, narrow, sheet } = dlslicerTools;
   const layer = L.layerGroup().addTo(map);
   const steps = [30, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005];
 
@@ -107,7 +131,7 @@ function dlslicerGraticule(map) {
       layer.addLayer(L.polyline([[k * step, view.getWest()], [k * step, view.getEast()]], line));
       const y = map.latLngToContainerPoint([k * step, corner.lng]).y;
       // the zoom buttons stand above, the scale bar below
-      if (y > 72 && y < size.y - (narrow() ? 126 : 52)) degree(k * step, step, "NS", [k * step, corner.lng], { right: "4px", top: "2px" });
+      if (y > 72 && y < size.y - (narrow() ? sheet() + 50 : 52)) degree(k * step, step, "NS", [k * step, corner.lng], { right: "4px", top: "2px" });
     }
   }
 

@@ -7,10 +7,11 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import folium
 from branca.element import Element, MacroElement
@@ -18,43 +19,74 @@ from jinja2 import Template
 from xstatic.pkg import leaflet
 
 from dlslicer_geo import files
+from dlslicer_geo.webmap import ground
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""What the page may load: nothing but what it carries."""
+SCRIPTS = (
+    "ground.js", "chips.js", "card.js", "layers.js", "legend.js", "panel.js", "search.js", "swipe.js", "basemaps.js",
+    "map.js",
+)  # fmt: skip
+"""Scripts of every page, in the order they are read."""
 
 
 class WebMap(folium.Map):
     """A folium map without tiles and without links to a content delivery network.
 
     Args:
-        content: title, cities, places, sections and ramps, as :func:`dlslicer_geo.webmap.webmap` gathers them.
+        content: what the page shows, as :func:`dlslicer_geo.webmap.webmap` gathers it.
+        scripts: text of further scripts, read before those of every page.
+        beside: writes what is too large for the page into a folder, and gives the files.
     """
 
     default_js: list[tuple[str, str]] = []  # noqa: RUF012 - folium reads it from the class; the links are inlined here
     default_css: list[tuple[str, str]] = []  # noqa: RUF012 - likewise
 
-    def __init__(self, content: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        content: dict[str, Any],
+        *,
+        scripts: Sequence[str] = (),
+        beside: Callable[[Path], list[Path]] | None = None,
+    ) -> None:
         super().__init__(tiles=None, zoom_control="topright", max_zoom=21, zoom_snap=0.25, attribution_control=False)
         self.title = str(content["title"])
         figure: Any = self.get_root()
         figure.title = html.escape(self.title)
-        self.add_child(_App(content))
+        self._app, self._beside = _App(content, scripts), beside
+        self.add_child(self._app)
         self._number()
 
-    def save(self, outfile: str | os.PathLike[str], **kwargs: Any) -> None:  # type: ignore[override]  # no open files
-        """Write the page atomically; the same layers give the same bytes.
+    def save(self, outfile: str | os.PathLike[str], **kwargs: Any) -> list[Path]:  # type: ignore[override]  # no open files
+        """Write the page atomically, and what is too large for it into the folder ``map`` beside it.
+
+        The same layers give the same bytes. Links to imagery are relative to the page.
 
         Args:
             outfile: ends in ``.html``.
             kwargs: passed to the templates, as folium does.
+
+        Returns:
+            the page first, then what lies beside it.
         """
+        path = Path(outfile)
         self._number()
-        files.write_text(Path(outfile), self.get_root().render(**kwargs))
+        self._app.folder = path.absolute().parent
+        written = self._beside(path.parent / "map") if self._beside else []
+        return [files.write_text(path, self.get_root().render(**kwargs)), *written]
 
     def _number(self) -> None:
         # folium names its elements at random
         for number, element in enumerate(_walk(self)):
             element._id = str(number)
+
+
+def policy(content: dict[str, Any]) -> str:
+    """What the page may load: what it carries, tiles of the basemaps it offers, and tiles beside it if it has any."""
+    images = ["data:", *ground.hosts(content["basemaps"])]
+    rules = ["default-src 'none'", "style-src 'unsafe-inline'", "script-src 'unsafe-inline'", "base-uri 'none'"]
+    if content["tiles"]:
+        images.append("blob:")
+        rules.append("connect-src 'self'")
+    return "; ".join([*rules, f"img-src {' '.join(images)}"])
 
 
 class _App(MacroElement):
@@ -70,7 +102,7 @@ class _App(MacroElement):
         <script>{{ this.leaflet_js }}</script>
         {% endmacro %}
         {% macro html(this, kwargs) %}
-        <script type="application/json" id="dl-data">{{ this.data }}</script>
+        <script type="application/json" id="dl-data">{{ this.data() }}</script>
         <main id="dl-panel"></main>
         {% endmacro %}
         {% macro script(this, kwargs) %}
@@ -80,18 +112,42 @@ class _App(MacroElement):
         """
     )
 
-    def __init__(self, content: dict[str, Any]) -> None:
+    def __init__(self, content: dict[str, Any], scripts: Sequence[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._name = "DlslicerMap"
+        self.content, self.folder = content, Path.cwd()
         own = resources.files(__package__)
-        self.policy = POLICY
-        self.data = _script_safe(json.dumps(content, ensure_ascii=False, separators=(",", ":")))
+        self.policy = policy(content)
         self.css = (own / "map.css").read_text(encoding="utf-8")
-        self.js = "".join((own / name).read_text(encoding="utf-8") for name in ("ground.js", "map.js"))
+        names = (*SCRIPTS[:-1], "imagery.js", "tiles.js", SCRIPTS[-1]) if content["tiles"] else SCRIPTS
+        self.js = "\n".join([*scripts, *((own / name).read_text(encoding="utf-8") for name in names)])
         folder = Path(leaflet.BASE_DIR)
         script = (folder / "leaflet.js").read_text(encoding="utf-8")
         self.leaflet_js = re.sub(r"//# sourceMappingURL=\S+", "", script)
         self.leaflet_css = _inline_images((folder / "leaflet.css").read_text(encoding="utf-8"), folder)
+
+    def data(self) -> str:
+        """The content as JSON that stands safely in a script element."""
+        facts = {
+            name: {key: value for key, value in scene.items() if key != "path"}
+            | {"href": _href(scene["path"], self.folder)}
+            for name, scene in self.content["scenes"].items()
+        }
+        return _script_safe(json.dumps(self.content | {"scenes": facts}, ensure_ascii=False, separators=(",", ":")))
+
+
+def _href(path: str | None, folder: Path) -> str | None:
+    """A link that a browser can follow; None for an address that only GDAL reads, or that may hold a secret."""
+    if path is None or path.startswith("/vsi"):
+        return None
+    if "://" in path:
+        address = urlsplit(path)
+        public = address.scheme in ("http", "https") and not address.query and "@" not in address.netloc
+        return path if public else None
+    try:
+        return quote(Path(os.path.relpath(path, folder)).as_posix())
+    except ValueError:  # another drive
+        return None
 
 
 def _walk(element: Element) -> Iterator[Element]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+import os
+from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyogrio  # type: ignore[import-untyped]
 import shapely
 from numpy.typing import NDArray
 
 from dlslicer_geo.errors import LayerError
 from dlslicer_geo.types import APPROXIMATE, UNKNOWN, Layer
-
-log = logging.getLogger(__name__)
-
-MOST_CHIPS = 50_000
-"""A browser stays quick up to about this many chips; of more, every k-th is drawn."""
 
 DIGITS = 6
 """Decimals of a degree: about 0.1 m."""
@@ -28,14 +25,25 @@ VAGUE = " (approximate)"
 """What the name of a group of scenes ends with when they lie somewhere in their city only; drawn dashed."""
 
 
+def count_chips(layer: Layer) -> int:
+    """How many chips a file holds; only its header is read.
+
+    Raises:
+        LayerError: if the file cannot be read.
+    """
+    try:
+        return int(pyogrio.read_info(layer.path, layer=0)["features"])
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LayerError(f"{layer.path} cannot be read as a table of chips ({error}): write it again") from None
+
+
 def read_chips(layer: Layer) -> gpd.GeoDataFrame:
-    """Read the chips of a GeoPackage, thinned to what a browser can draw, with a column ``place``.
+    """Read the chips of a GeoPackage, with a column ``place``.
 
     The place is the true city where it is known, else the site: where the chip is, not what the model says.
 
     Returns:
-        the table, whose ``answer`` is the city where an older file has no such column; ``attrs["note"]`` says how
-        many chips are drawn when it is not all.
+        the table, whose ``answer`` is the city where an older file has no such column.
 
     Raises:
         LayerError: if the file cannot be read or lacks a column.
@@ -47,16 +55,13 @@ def read_chips(layer: Layer) -> gpd.GeoDataFrame:
     needed = ["chip_id", "scene_id", "site", "split", "truth", "city", "confidence", "colour"]
     if missing := [name for name in needed if name not in table.columns]:
         raise LayerError(f"{layer.path} has no column {', '.join(missing)}: write the predictions again")
+    if bad := int((~np.isfinite(table["confidence"].astype(float))).sum()):
+        raise LayerError(f"{layer.path} has {bad} chips whose confidence is no number: write the predictions again")
     if "answer" not in table:
         table["answer"] = table["city"]
-    every = max(1, -(-len(table) // MOST_CHIPS))
     truth = table["truth"].where(table["truth"].notna(), None)
     table["truth"], table["place"] = truth, truth.fillna(table["site"]).fillna(table["scene_id"]).astype(str)
-    thinned = table.iloc[::every].reset_index(drop=True)
-    if every > 1:
-        thinned.attrs["note"] = f"One chip in {every} is drawn, {len(thinned)} of {len(table)}."
-        log.warning("%s: %s", layer.path, thinned.attrs["note"])
-    return thinned
+    return table
 
 
 def chip_columns(table: gpd.GeoDataFrame, cities: list[str]) -> dict[str, list[Any]]:
@@ -96,17 +101,60 @@ def unknown_chips(table: pd.DataFrame) -> pd.Series[bool]:
     return (table["answer"] == UNKNOWN) & (table["city"] != UNKNOWN)
 
 
-def scene_rings(layer: Layer) -> dict[str, list[Any]]:
-    """Group → outlines of its scenes, each a list of (latitude, longitude).
+def verdicts(table: pd.DataFrame) -> pd.Series[str]:
+    """``unknown`` to the model, ``unproven`` where the true city is not known, else ``right`` or ``wrong``."""
+    said = pd.Series(np.where(table["truth"] == table["city"], "right", "wrong"), table.index)
+    return said.mask(table["truth"].isna(), "unproven").mask(unknown_chips(table), "unknown")
+
+
+def read_scenes(layer: Layer) -> gpd.GeoDataFrame:
+    """Read the scene table.
 
     Raises:
         LayerError: if the file is no GeoParquet table.
     """
     try:
-        table = gpd.read_parquet(layer.path)
+        return gpd.read_parquet(layer.path)
     except (OSError, ValueError) as error:
         raise LayerError(f"{layer.path} cannot be read as a table of scenes ({error}): write it again") from None
-    names = pd.Series(layer.group, table.index)
+
+
+def scene_facts(table: gpd.GeoDataFrame, folder: Path) -> dict[str, dict[str, Any]]:
+    """Scene id → ``path city name site date vague bounds``.
+
+    Args:
+        table: as :func:`read_scenes` returns it.
+        folder: what a relative path in it is seen from.
+
+    Returns:
+        ``path`` is absolute or an address, None where the table has none; ``name`` is the city's in full; ``bounds``
+        are [[south, west], [north, east]] in degrees.
+    """
+    if "scene_id" not in table:
+        return {}
+    texts = {
+        name: (table[column] if column in table else pd.Series("", table.index)).fillna("").astype(str)
+        for name, column in [("city", "city"), ("name", "city_name"), ("site", "site"), ("date", "acquired")]
+    }
+    paths = table["path"].tolist() if "path" in table else [None] * len(table)
+    georef = table["georef"] if "georef" in table else pd.Series("", table.index)
+    corners = table.geometry.bounds.round(DIGITS).to_numpy()[:, [1, 0, 3, 2]].reshape(-1, 2, 2).tolist()
+    rows = zip(*texts.values(), georef.isin(APPROXIMATE).tolist(), corners, paths, strict=True)
+    facts = [
+        dict(zip([*texts, "vague", "bounds"], row, strict=False)) | {"path": _absolute(row[-1], folder)}
+        for row in rows
+    ]
+    return dict(zip(table["scene_id"].astype(str), facts, strict=True))
+
+
+def scene_rings(table: gpd.GeoDataFrame, group: str = "") -> dict[str, list[Any]]:
+    """Group → outlines of its scenes, each a list of (latitude, longitude).
+
+    Args:
+        table: as :func:`read_scenes` returns it.
+        group: one group for all; otherwise the city is the group, else the site.
+    """
+    names = pd.Series(group, table.index)
     for column in ("city", "site"):
         if column in table:
             names = names.where(names != "", table[column].fillna(""))
@@ -118,6 +166,12 @@ def scene_rings(layer: Layer) -> dict[str, list[Any]]:
             edge = shapely.get_coordinates(part.exterior)[:, ::-1].round(DIGITS)
             rings.setdefault(name, []).append(edge.tolist())
     return dict(sorted(rings.items()))
+
+
+def _absolute(path: str | None, folder: Path) -> str | None:
+    if not path or "://" in path or path.startswith("/vsi"):
+        return path or None
+    return os.path.abspath(folder / path)  # noqa: PTH100 - a link that the reader laid stays as it is
 
 
 def _corners(outlines: NDArray[np.object_]) -> NDArray[np.float64]:
