@@ -25,6 +25,9 @@ HEADERS = {
 }
 """Sent with every answer: no other site may read or embed it, and nobody sees a map that has been made anew since."""
 
+PAGES = ("map.html", "report.html", "scenes.html")
+"""What the address alone leads to: the first of these that is there."""
+
 PRIVATE = ("model.ckpt",)
 """Names that are not served, besides hidden ones: nobody needs to read them in a browser."""
 
@@ -51,7 +54,7 @@ def application(folder: Path) -> Starlette:
             return (full, found) if found and _served(Path(self.directory or "."), path, found) else ("", None)
 
     def front(request: Any) -> RedirectResponse:
-        return RedirectResponse("map.html")
+        return RedirectResponse(next((name for name in PAGES if (folder / name).is_file()), PAGES[0]))
 
     hosts = TrustedHostMiddleware
     return Starlette(
@@ -75,8 +78,10 @@ def serve(folder: Path, *, port: int = 0, ready: Callable[[str], None] | None = 
 
     import uvicorn
 
-    if not any((folder / name).is_file() for name in ("run.json", "map.html")):
-        raise ConfigError(f"{folder} is no run folder: it holds neither run.json nor map.html; give what --out named")
+    if not any((folder / name).is_file() for name in PAGES):
+        raise ConfigError(
+            f"{folder} is no run folder to look at: it holds none of {', '.join(PAGES)}; give what --out named"
+        )
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

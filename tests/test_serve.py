@@ -80,6 +80,18 @@ def test_the_address_alone_leads_to_the_map(port: int) -> None:
     assert status == 307 and headers["location"].endswith("map.html")
 
 
+def test_of_a_run_without_a_map_it_leads_to_the_report(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<!doctype html>")
+    (tmp_path / "scenes.html").write_text("<!doctype html>")
+    process = start(tmp_path, "--port", "0")
+    try:
+        _, headers, _ = ask(port_of(process), "/")
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert headers["location"].endswith("report.html")
+
+
 def test_every_answer_says_that_no_other_site_may_use_it(port: int) -> None:
     for path, status in (("/map.html", 200), ("/none", 404)):
         found, headers, _ = ask(port, path)

@@ -200,8 +200,13 @@ def test_from_disk_there_is_an_overview_and_chosen_files_are_read(run_folder: Pa
     page.wait_for_selector(".leaflet-dl-chips-pane canvas.leaflet-tile")
     assert "chips.pmtiles" in page.locator(".dl-tiles [role=status]").inner_text()
     assert near(colour(page), COLOURS[0])
-    browser.click_map(*look_at(page, 5, 5, 17))
-    page.locator(".dl-bars").wait_for()
+    browser.click_map(*look_at(page, 5.3, 5.3, 17))
+    card, texts = page.locator(".dl-popup"), set()
+    for at in (1, 2, 3, 4):  # at half overlap four chips lie over a point
+        assert card.get_by_role("status").inner_text() == f"{at} of 4 chips here"
+        texts.add(card.inner_text().replace(f"{at} of 4", ""))
+        card.get_by_label("Next chip here").click()
+    assert len(texts) == 4 and card.locator(".dl-bars").count() == 1
     assert page.evaluate("() => window.pwned") is None
     assert browser.errors == [] and browser.requests == []
 

@@ -115,12 +115,38 @@ function dlslicerCard(map, data, colour) {
     return add(box, ...origin(chip), vague, chip.ring ? button("", "Zoom to this chip", "", near) : null);
   }
 
-  function open(chip, where) {
-    const room = { autoPanPaddingTopLeft: narrow() ? [16, 16] : [340, 16], autoPan: !still() };
-    const popup = L.popup({ ...room, minWidth: 276, maxWidth: 276 }).setLatLng(where).setContent(card(chip));
-    popup.openOn(map); // closes another card first, and with it the outline of its chip
+  // one card of all chips over a point: those of other dates lie under the one that is seen
+  function turning(chips, at, turn) {
+    if (chips.length < 2) return null;
+    const step = (by, text, said) => button("", text, said, (event) => {
+      event.stopPropagation(); // the button is replaced: the map would take this for a click on itself
+      turn((at + by + chips.length) % chips.length, said);
+    });
+    const said = element("span", "", at + 1 + " of " + chips.length + " chips here");
+    said.setAttribute("role", "status");
+    return add(element("div", "dl-turn"), step(-1, "‹", "Previous chip here"), said, step(1, "›", "Next chip here"));
+  }
+
+  function outline(chip) {
+    if (picked) picked.remove();
     const line = { pane: "dl-picked", color: "#111", weight: 2, fill: false, interactive: false, dashArray: "4 3" };
-    if (chip.ring) picked = L.polygon(corners(chip.ring), line).addTo(map);
+    picked = chip.ring ? L.polygon(corners(chip.ring), line).addTo(map) : null;
+  }
+
+  function open(chips, where) {
+    const room = { autoPanPaddingTopLeft: narrow() ? [16, 16] : [340, 16], autoPan: !still() };
+    const popup = L.popup({ ...room, minWidth: 276, maxWidth: 276 }).setLatLng(where);
+    const turn = (at, pressed) => {
+      const made = card(chips[at]);
+      made.prepend(turning(chips, at, turn) || "");
+      popup.setContent(made);
+      if (!pressed) return;
+      outline(chips[at]);
+      made.querySelector(`[aria-label="${pressed}"]`).focus();
+    };
+    turn(0);
+    popup.openOn(map); // closes another card first, and with it the outline of its chip
+    outline(chips[0]);
     return popup;
   }
 

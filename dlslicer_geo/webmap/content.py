@@ -25,8 +25,8 @@ SECTIONS = {
 }
 """Kinds of layer in the order of the panel."""
 
-MOST_CHIPS = 50_000
-"""A browser draws up to about this many embedded chips without delay; more are tiles."""
+MOST_CHIPS = 20_000
+"""Embedded chips that a browser draws within two seconds; more are tiles."""
 
 OVERHEAD = 300_000
 """Bytes of a page without any layer: Leaflet, style and scripts."""
@@ -48,7 +48,7 @@ def webmap(
         layers: what is shown; layers of one kind and group share a switch.
         title: heading of the page.
         budget_mb: size of the page in megabytes. Chips, saliency and imagery that would exceed it, and more than
-            50,000 chips, become tiles beside the page.
+            20,000 chips, become tiles beside the page.
         basemaps: what the reader may switch on where there is a network: ``osm``, ``satellite``.
         progress: shows how far it is.
 

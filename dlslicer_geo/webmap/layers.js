@@ -30,7 +30,7 @@ function dlslicerLayers(map, data, chips) {
       Object.keys(columns).forEach((name) => { chip[name] = columns[name][i]; });
       const place = { renderer: canvas("chips"), pane: "dl-chips" };
       const polygon = L.polygon(middle(chip.ring, chip.inner), { ...place, ...style(chip) });
-      polygon.on("click", (event) => chips.open(chip, event.latlng));
+      polygon.on("click", (event) => chips.open([chip, ...chipsAt(event.latlng).filter((one) => one !== chip)], event.latlng));
       polygons.push({ chip, polygon });
       layer.addLayer(polygon);
     });
@@ -75,17 +75,17 @@ function dlslicerLayers(map, data, chips) {
     });
   }
 
-  // the chip whose middle is nearest, of those that are shown and lie over a point
-  function chipAt(at) {
+  // the chips that are shown and lie over a point, the one whose middle is nearest first
+  function chipsAt(at) {
     const over = polygons.filter(({ chip, polygon }) => map.hasLayer(polygon) && L.latLngBounds(corners(chip.ring)).contains(at));
     const far = ({ polygon }) => at.distanceTo(polygon.getBounds().getCenter());
-    return over.sort((a, b) => far(a) - far(b)).map(({ chip }) => chip)[0] || null;
+    return over.sort((a, b) => far(a) - far(b)).map(({ chip }) => chip);
   }
 
   return {
     sections: data.sections.map((section) => ({ ...section, groups: section.groups.map((one) => group(section.kind, one)) })),
     setMode: (mode) => { look.mode = mode; restyle(); },
     setUnder: (under) => { if (look.under !== under) { look.under = under; restyle(); } },
-    setDepth, chipAt,
+    setDepth, chipsAt,
   };
 }

@@ -22,8 +22,8 @@ function dlslicerMap(map, data) {
     });
     const both = (name) => (value) => { drawn[name](value); if (tiles.chips) tiles.chips[name](value); };
     const sections = drawn.sections.map((section) => ({ ...section, groups: [...section.groups, ...(groups[section.kind] || [])] }));
-    const chipAt = (at) => drawn.chipAt(at) || (tiles.chips && tiles.chips.chipAt(at));
-    return { ...drawn, sections, chipAt, setMode: both("setMode"), setUnder: both("setUnder"), notice: tiles.notice };
+    const chipsAt = (at) => [...drawn.chipsAt(at), ...(tiles.chips ? tiles.chips.chipsAt(at) : [])];
+    return { ...drawn, sections, chipsAt, setMode: both("setMode"), setUnder: both("setUnder"), notice: tiles.notice };
   }
 
   function summaryText() {
@@ -47,8 +47,8 @@ function dlslicerMap(map, data) {
     const box = map.getContainer();
     box.setAttribute("aria-label", "Map. Arrow keys move it, plus and minus zoom, Enter opens the chip in the middle, Escape closes its card.");
     box.addEventListener("keydown", (event) => {
-      const chip = event.key === "Enter" && event.target === box && drawn.chipAt(map.getCenter());
-      if (chip) chips.open(chip, map.getCenter()).getElement().querySelector(".leaflet-popup-close-button").focus();
+      const found = event.key === "Enter" && event.target === box ? drawn.chipsAt(map.getCenter()) : [];
+      if (found.length) chips.open(found, map.getCenter()).getElement().querySelector(".leaflet-popup-close-button").focus();
     });
     document.addEventListener("pointerdown", () => document.body.classList.remove("dl-keys"), true);
     document.addEventListener("keydown", (event) => {

@@ -33,10 +33,10 @@ function dlslicerTiles(map, data, chips) {
       if (vector && !near) vector.remove();
       if (near) overview.remove(); else overview.addTo(map);
     },
-    chipAt: (at) => (vector && map.hasLayer(vector) ? vector.chipAt(at) : null),
+    chipsAt: (at) => (vector && map.hasLayer(vector) ? vector.chipsAt(at) : []),
     pick(event) {
-      const found = this.chipAt(event.latlng);
-      if (found) chips.open(found, event.latlng);
+      const found = this.chipsAt(event.latlng);
+      if (found.length) chips.open(found, event.latlng);
     },
     setMode(mode) {
       overview.setMode(mode);
@@ -174,18 +174,16 @@ function dlslicerVector(map, data, chips, source) {
     return [(Math.atan(Math.sinh((0.5 - y) * 2 * Math.PI)) * 180) / Math.PI, (x - 0.5) * 360];
   }
 
-  // the chip whose middle is nearest, of those under the pointer: chips overlap
-  layer.chipAt = (at) => {
+  // the chips under the pointer, the one whose middle is nearest first: chips overlap, and scenes of several dates do
+  layer.chipsAt = (at) => {
     const zoom = Math.min(Math.round(map.getZoom()) - 1, deepest);
     const found = layer.queryTileFeaturesDebug(at.lng, at.lat).get("").map((one) => one.feature);
     const point = world(at);
     const tile = [point.x, point.y].map((value) => Math.floor(value * 2 ** zoom));
     const inTile = { x: (point.x * 2 ** zoom - tile[0]) * 512, y: (point.y * 2 ** zoom - tile[1]) * 512 };
     const far = ({ bbox }) => Math.hypot((bbox.minX + bbox.maxX) / 2 - inTile.x, (bbox.minY + bbox.maxY) / 2 - inTile.y);
-    const feature = found.sort((a, b) => far(a) - far(b))[0];
-    if (!feature) return null;
-    const ring = feature.geom[0].slice(0, 4).flatMap((p) => degrees((tile[0] + p.x / 512) / 2 ** zoom, (tile[1] + p.y / 512) / 2 ** zoom));
-    return { ...chipOf(feature.props), ring };
+    const ringOf = ({ geom }) => geom[0].slice(0, 4).flatMap((p) => degrees((tile[0] + p.x / 512) / 2 ** zoom, (tile[1] + p.y / 512) / 2 ** zoom));
+    return found.sort((a, b) => far(a) - far(b)).map((feature) => ({ ...chipOf(feature.props), ring: ringOf(feature) }));
   };
   layer.setMode = (mode) => { look.mode = mode; layer.rerenderTiles(); };
   layer.setUnder = (under) => { look.under = under; layer.rerenderTiles(); };
