@@ -37,7 +37,7 @@ function dlslicerLayers(map, data, chips) {
   }
 
   function drawOutline(ring, name, layer) {
-    const line = { renderer: canvas("scenes"), pane: "dl-scenes", color: "#39434d", weight: 1, fill: false, interactive: false };
+    const line = { renderer: canvas("scenes"), pane: "dl-scenes", color: "#6b7580", weight: 1, fill: false, interactive: false };
     layer.addLayer(L.polygon(ring, name.endsWith(" (approximate)") ? { ...line, dashArray: "4 4" } : line));
   }
 

@@ -64,7 +64,7 @@ function dlslicerMap(map, data) {
     const legend = dlslicerLegend(map, data, chips);
     const switches = dlslicerPanel(map, data, drawn, legend);
     const details = element("details");
-    details.open = !narrow();
+    details.open = !narrow() || Boolean(drawn.notice); // what cannot be seen is said at once
     const layers = switches.section(chips);
     const overlays = kinds.filter((kind) => !["chips", "scenes", "image"].includes(kind));
     if (overlays.length && kinds.includes("image")) add(layers, dlslicerSwipe(map, overlays).control());
