@@ -161,9 +161,9 @@ def _predicted(run: Run, found: Predictions, chips: GeoDataFrame) -> Done:
             found, chips, run.folder / "gis", provenance=run.provenance, executor=executor, progress=run.progress
         )
     parts = sorted((run.folder / "predictions").glob("part-*.parquet"))
-    return Done(
-        files=[*parts, run.folder / "predictions" / "manifest.json", *(x.path for x in layers)], layers=layers
-    )
+    files = [*parts, run.folder / "predictions" / "manifest.json", *(x.path for x in layers)]
+    files += [x.path.with_suffix(".qml") for x in layers if x.kind != "chips"]
+    return Done(files=files, layers=layers)
 
 
 def probe(run: Run) -> Done:
