@@ -46,13 +46,12 @@ def mapping(folder: Path, options: Options) -> Theme:
     limits = {
         name: Figure(name=f"limit of {name}", unit=unit, values=(most,)) for name, (most, unit) in LIMITS.items()
     }
+    slowest = Figure(name="slowest first view", unit="s", values=(max(figures["first view"].values),))
+    held = {"first view": slowest}
     return Theme(
         title=f"Maps of {made['chips']:,.0f} chips in {CITIES} cities",
-        figures=[*figures.values(), *limits.values()],
-        ratios=[
-            Ratio(of=Figure(name=name, unit=limit.unit, values=(max(figures[name].values),)), to=limit, most=1.0)
-            for name, limit in limits.items()
-        ],
+        figures=[*figures.values(), slowest, *limits.values()],
+        ratios=[Ratio(of=held.get(name, figures[name]), to=limit, most=1.0) for name, limit in limits.items()],
         notes=[
             "Wall clock. Writing reads the GeoPackage of the predictions, and writes map.html and map/chips.pmtiles. "
             "The first view is from the request of map.html through `dlslicer-geo serve` in headless Chromium until "

@@ -121,6 +121,17 @@ class Theme:
     growths: Sequence[Growth] = ()
     notes: Sequence[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Figures are told apart by their names, also where they are read back.
+
+        Raises:
+            ValueError: if a ratio is of a figure that is not listed.
+        """
+        for ratio in self.ratios:
+            for figure in (ratio.of, ratio.to):
+                if figure not in self.figures:
+                    raise ValueError(f"{self.title}: a ratio is of {figure.name!r}, whose values are no figure")
+
 
 def in_turn(
     ways: Mapping[str, Way], rounds: int, clock: Callable[[], float] = time.process_time

@@ -73,6 +73,14 @@ def test_a_ratio_is_taken_round_by_round_and_its_median_is_judged() -> None:
     assert rounds.Ratio(of=ours, to=theirs).reached is None
 
 
+def test_a_ratio_of_other_values_than_its_figure_has_is_refused() -> None:
+    rounds = import_module("rounds")
+    several, one = (rounds.Figure(name="view", unit="s", values=values) for values in ((1.0, 2.0), (2.0,)))
+    limit = rounds.Figure(name="limit", unit="s", values=(3.0,))
+    with pytest.raises(ValueError, match="views: a ratio is of 'view', whose values are no figure"):
+        rounds.Theme(title="views", figures=[several, limit], ratios=[rounds.Ratio(of=one, to=limit)])
+
+
 def test_ways_go_in_turn_and_the_first_round_does_not_count() -> None:
     rounds = import_module("rounds")
     order: list[str] = []
